@@ -1,0 +1,71 @@
+"""Fixtures that every family uses: the level in force, the threads, dtypes, random data."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+LEVELS = ("generic", "avx2", "avx512")
+THREADS = (1, 2, 3, 8)
+
+# A fresh seed each run finds what fixed data cannot; it is in the header and in every failure.
+SEED = int(os.environ.get("HOTLOOP_TEST_SEED") or secrets.randbits(32))
+REPEAT = f"random data: HOTLOOP_TEST_SEED={SEED} repeats this run's arrays"
+
+
+def pytest_report_header() -> str:
+    return REPEAT
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed and "rng" in getattr(item, "fixturenames", ()):
+        report.sections.append(("hotloop", REPEAT))
+    return report
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers of this test: they depend on the run's seed and the test's name alone."""
+    name = request.node.nodeid.rpartition("/")[2]
+    return np.random.default_rng([SEED, zlib.crc32(name.encode())])
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test at each level that this CPU has."""
+    from hotloop.kernels import force_isa
+
+    try:
+        forced = force_isa(request.param)
+        forced.__enter__()
+    except ValueError as error:
+        pytest.skip(str(error))
+    try:
+        yield request.param
+    finally:
+        forced.__exit__(None, None, None)
+
+
+@pytest.fixture(params=THREADS)
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Runs the test with each number of threads. assert_same_bits is cheaper for one call."""
+    import hotloop as hl
+
+    before = hl.get_num_threads()
+    hl.set_num_threads(request.param)
+    try:
+        yield request.param
+    finally:
+        hl.set_num_threads(before)
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["f32", "f64"])
+def dtype(request: pytest.FixtureRequest) -> type[np.floating]:
+    return request.param
