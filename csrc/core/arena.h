@@ -1,5 +1,6 @@
 // A caching allocator for array memory and scratch: 64-byte aligned, huge pages above 2 MiB, blocks
-// kept for the next request of a like size. Thread-safe. Fresh pages are what makes big outputs slow.
+// kept for the next request of a like size. Thread-safe. Fresh pages are what makes big outputs
+// slow.
 #pragma once
 
 #include <cstddef>

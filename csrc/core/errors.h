@@ -14,7 +14,8 @@ struct ShapeError : std::invalid_argument {  // Python: ShapeError(ValueError)
 struct DTypeError : std::invalid_argument {  // Python: DTypeError(TypeError)
   using std::invalid_argument::invalid_argument;
 };
-struct OutputError : std::invalid_argument {  // Python: OutputError(ValueError): read-only, overlapping out
+struct OutputError
+    : std::invalid_argument {  // Python: OutputError(ValueError): read-only, overlapping out
   using std::invalid_argument::invalid_argument;
 };
 struct DeviceError : std::runtime_error {  // Python: DeviceError(RuntimeError)

@@ -1,5 +1,5 @@
-// The one point where kernels start. Splits the units of a kernel into pieces, lets the pool's threads
-// claim them, and looks for an interruption between pieces.
+// The one point where kernels start. Splits the units of a kernel into pieces, lets the pool's
+// threads claim them, and looks for an interruption between pieces.
 #pragma once
 
 #include <cstdint>
@@ -9,14 +9,16 @@
 namespace hotloop {
 
 struct Split {
-  std::int64_t units;      // how many work units there are
-  std::int64_t grain = 1;  // units that are worth a thread: about 10 microseconds of work
-  int max_threads = 0;     // 0: as many as the pool has
+  std::int64_t units;         // how many work units there are
+  std::int64_t grain = 1;     // units that are worth a thread: about 10 microseconds of work
+  int max_threads = 0;        // 0: as many as the pool has
   bool interruptible = true;  // false for in-place work, which must finish what it began
 };
 
 // Worth running on several threads, and worth releasing the GIL for.
-inline bool is_parallel(const Split& split) { return split.units >= 2 * split.grain; }
+inline bool is_parallel(const Split& split) {
+  return split.units >= 2 * split.grain;
+}
 
 using ErasedKernel = void (*)(const void* call, std::int64_t begin, std::int64_t end);
 // Runs the pieces; returns when all are done. Throws Interrupted when the hook below asked to stop.

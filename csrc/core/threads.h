@@ -6,7 +6,8 @@
 
 namespace hotloop {
 
-// min(affinity, cgroup quota, HOTLOOP_NUM_THREADS or OMP_NUM_THREADS), unless set_num_threads was called.
+// min(affinity, cgroup quota, HOTLOOP_NUM_THREADS or OMP_NUM_THREADS), unless set_num_threads was
+// called.
 int num_threads();
 void set_num_threads(int threads);
 // One sentence: how the number came about.
@@ -17,9 +18,9 @@ int workers_alive();
 // For scratch memory per thread, never for anything that changes a result.
 int thread_index();
 
-// Runs job(context, i) for i in [0, pieces), each claimed by whoever is free; the caller takes part.
-// `stop` is asked by the caller between its pieces; once it says true no further piece is claimed.
-// Returns false when stopped early.
+// Runs job(context, i) for i in [0, pieces), each claimed by whoever is free; the caller takes
+// part. `stop` is asked by the caller between its pieces; once it says true no further piece is
+// claimed. Returns false when stopped early.
 bool run_pieces(void (*job)(const void* context, std::int64_t piece), const void* context,
                 std::int64_t pieces, int threads, bool (*stop)());
 

@@ -1,0 +1,124 @@
+// The wall between NumPy and the kernels: reads an argument once, says what is wrong with it,
+// allocates or validates `out`, launches. Only bindings include this; below it nobody knows Python.
+//
+//   py::object softmax(py::handle x_object, std::int64_t axis, py::handle out_object) {
+//     const Array x = input("softmax", "x", x_object);
+//     Output out("softmax", out_object, x.dtype, x.shape_vector());  // any strides
+//     no_overlap("softmax", out, "x", x, Overlap::same_allowed);
+//     SoftmaxArgs args{x.data, out.data, ...};
+//     run(softmax_forward_kernel(), args, {.units = rows, .grain = ...});
+//     return out.finish();
+//   }
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/dispatch.h"
+#include "core/errors.h"
+#include "core/launch.h"
+
+namespace hotloop {
+
+namespace py = pybind11;
+
+using Shape = std::vector<std::int64_t>;
+inline constexpr int kMaxDims = 16;
+
+inline std::int64_t item_size(DType dtype) {
+  return dtype == DType::f32 ? 4 : 8;
+}
+const char* dtype_name(DType dtype);
+py::dtype numpy_dtype(DType dtype);
+std::string shape_text(const Shape& shape);
+
+// What a kernel needs to know of one array argument. Strides are in elements. Holds a reference.
+struct Array {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  int ndim = 0;
+  std::int64_t size = 0;
+  std::array<std::int64_t, kMaxDims> shapes;   // the first ndim are set
+  std::array<std::int64_t, kMaxDims> strides;  // the first ndim are set
+  py::object owner;                            // the ndarray, or the packed copy made of it
+
+  std::int64_t shape(int axis) const { return shapes[static_cast<std::size_t>(axis)]; }
+  std::int64_t stride(int axis) const { return strides[static_cast<std::size_t>(axis)]; }
+  Shape shape_vector() const { return Shape(shapes.begin(), shapes.begin() + ndim); }
+  bool contiguous() const;  // C order; axes of size 1 do not count
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+// An input: an ndarray of float32 or float64 in native byte order, any strides. Arrays whose memory
+// a kernel cannot address (misaligned, strides that are no multiple of the item) come as packed
+// copies.
+Array input(const char* op, const char* name, py::handle object);
+inline bool given(py::handle object) {
+  return object && !object.is_none();
+}
+
+// Two arrays that must have the same dtype; the error names both.
+void same_dtype(const char* op, const char* name_a, const Array& a, const char* name_b,
+                const Array& b);
+// Exact shape: "linear: b must have shape (10,), got (9,)".
+void require_shape(const char* op, const char* name, const Array& array, const Shape& expected);
+void require_ndim(const char* op, const char* name, const Array& array, int ndim);
+// A C-contiguous twin: the array itself, or a packed copy.
+Array packed(const Array& array);
+
+// A fresh ndarray over arena memory, freed with it; strides in elements, empty for C order.
+py::array new_array(const char* op, const py::dtype& dtype, const Shape& shape,
+                    const Shape& strides = {});
+// Reads what an ndarray of float32 or float64 says of itself; no checks beyond the dtype.
+Array describe(py::handle object);
+
+// The destination of a call. With `wanted` strides (elements) the kernel gets memory of just these:
+// an `out` of other strides is written through scratch by finish(). Without, the kernel writes the
+// caller's strides, whatever they are.
+class Output {
+ public:
+  Output(const char* op, py::handle out, DType dtype, const Shape& shape);
+  Output(const char* op, py::handle out, DType dtype, const Shape& shape, const Shape& wanted);
+  // Copies scratch to the caller's array where there was scratch; returns what the caller gets.
+  py::object finish();
+
+  Array array;           // what the kernel writes
+  void* data = nullptr;  // == array.data
+  bool is_fresh = true;  // allocated by us: an interrupted call loses nothing
+  py::object target;     // the caller's out, or the fresh array
+
+ private:
+  void take(const char* op, py::handle out, DType dtype, const Shape& shape);
+};
+
+enum class Overlap { forbidden, same_allowed };
+// Raises OutputError when out shares memory with an input; same_allowed: being the same view is
+// fine.
+void no_overlap(const char* op, const Output& out, const char* name, const Array& x,
+                Overlap rule = Overlap::forbidden);
+void no_overlap(const char* op, const char* out_name, py::handle out, const char* name,
+                const Array& x, Overlap rule = Overlap::forbidden);
+// An array that a kernel changes in place (optimizer parameters): writable, addressable as it is.
+Array in_place(const char* op, const char* name, py::handle object);
+
+// Launches with the GIL released when there is enough work for two threads.
+template <class Args>
+void run(Kernel<Args> kernel, const Args& args, const Split& split) {
+  if (is_parallel(split)) {
+    py::gil_scoped_release released;
+    launch(kernel, args, split);
+  } else {
+    launch(kernel, args, split);
+  }
+}
+
+}  // namespace hotloop

@@ -1,0 +1,306 @@
+#include "bindings/array.h"
+
+#include <cstring>
+
+#include "bindings/params.h"
+
+namespace hotloop {
+
+namespace {
+
+constexpr int kNumpyFloat = 11, kNumpyDouble = 12;  // NPY_FLOAT, NPY_DOUBLE: part of NumPy's ABI
+
+const py::detail::PyArray_Proxy* proxy(py::handle object) {
+  return py::detail::array_proxy(object.ptr());
+}
+
+bool is_array(py::handle object) {
+  return object && py::isinstance<py::array>(object);
+}
+
+// Reads shape and strides; false where the strides are no multiple of the item.
+bool read_layout(py::handle object, Array* array) {
+  const auto* raw = proxy(object);
+  const std::int64_t item = item_size(array->dtype);
+  array->ndim = raw->nd;
+  array->data = raw->data;
+  array->size = 1;
+  bool addressable = true;
+  for (int axis = 0; axis < raw->nd; ++axis) {
+    const auto at = static_cast<std::size_t>(axis);
+    array->shapes[at] = raw->dimensions[axis];
+    array->size *= raw->dimensions[axis];
+    const std::int64_t bytes = raw->strides[axis];
+    // The stride of an axis of size 1 means nothing, and NumPy keeps odd values there.
+    array->strides[at] = raw->dimensions[axis] == 1 ? 0 : bytes / item;
+    if (raw->dimensions[axis] != 1 && bytes % item != 0) addressable = false;
+  }
+  return addressable;
+}
+
+bool dtype_of(py::handle object, DType* dtype) {
+  const auto* descr = py::detail::array_descriptor_proxy(proxy(object)->descr);
+  if (descr->byteorder == '>') return false;
+  if (descr->type_num == kNumpyFloat) {
+    *dtype = DType::f32;
+  } else if (descr->type_num == kNumpyDouble) {
+    *dtype = DType::f64;
+  } else {
+    return false;
+  }
+  return true;
+}
+
+std::string quoted(const char* op, const char* name) {
+  return std::string(op) + ": " + name;
+}
+
+void require_array(const char* op, const char* name, py::handle object, DType* dtype) {
+  if (!is_array(object)) {
+    throw DTypeError(quoted(op, name) + " must be a numpy.ndarray, got " + type_text(object) +
+                     "; numpy.asarray makes one");
+  }
+  if (!dtype_of(object, dtype)) {
+    throw DTypeError(quoted(op, name) + " must be float32 or float64 in native byte order, got " +
+                     py::str(py::handle(proxy(object)->descr)).cast<std::string>() +
+                     "; convert it with .astype(numpy.float32)");
+  }
+  if (proxy(object)->nd > kMaxDims) {
+    throw ShapeError(quoted(op, name) + " must have at most " + std::to_string(kMaxDims) +
+                     " axes, got " + std::to_string(proxy(object)->nd));
+  }
+}
+
+bool is_aligned(py::handle object) {
+  return (proxy(object)->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+}
+bool is_writable(py::handle object) {
+  return (proxy(object)->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
+}
+
+// First and one past the last byte that an array touches.
+std::pair<std::intptr_t, std::intptr_t> extent(py::handle object) {
+  const auto* raw = proxy(object);
+  auto low = reinterpret_cast<std::intptr_t>(raw->data);
+  auto high = low;
+  for (int axis = 0; axis < raw->nd; ++axis) {
+    if (raw->dimensions[axis] == 0) return {low, low};
+    const std::intptr_t reach = raw->strides[axis] * (raw->dimensions[axis] - 1);
+    (reach < 0 ? low : high) += reach;
+  }
+  return {low, high + py::cast<py::array>(object).itemsize()};
+}
+
+bool same_view(py::handle a, py::handle b) {
+  const auto *x = proxy(a), *y = proxy(b);
+  if (x->data != y->data || x->nd != y->nd) return false;
+  for (int axis = 0; axis < x->nd; ++axis) {
+    if (x->dimensions[axis] != y->dimensions[axis]) return false;
+    if (x->dimensions[axis] != 1 && x->strides[axis] != y->strides[axis]) return false;
+  }
+  return true;
+}
+
+Shape row_major(const Shape& shape) {
+  Shape strides(shape.size());
+  std::int64_t step = 1;
+  for (std::size_t axis = shape.size(); axis-- > 0;) {
+    strides[axis] = step;
+    step *= shape[axis];
+  }
+  return strides;
+}
+
+}  // namespace
+
+const char* dtype_name(DType dtype) {
+  return dtype == DType::f32 ? "float32" : "float64";
+}
+
+py::dtype numpy_dtype(DType dtype) {
+  return dtype == DType::f32 ? py::dtype(kNumpyFloat) : py::dtype(kNumpyDouble);
+}
+
+std::string shape_text(const Shape& shape) {
+  return shape_text(shape.data(), static_cast<int>(shape.size()));
+}
+
+bool Array::contiguous() const {
+  std::int64_t expected = 1;
+  for (int axis = ndim - 1; axis >= 0; --axis) {
+    if (shape(axis) == 0) return true;
+    if (shape(axis) != 1 && stride(axis) != expected) return false;
+    expected *= shape(axis);
+  }
+  return true;
+}
+
+Array describe(py::handle object) {
+  Array array;
+  dtype_of(object, &array.dtype);
+  read_layout(object, &array);
+  array.owner = py::reinterpret_borrow<py::object>(object);
+  return array;
+}
+
+Array input(const char* op, const char* name, py::handle object) {
+  Array array;
+  require_array(op, name, object, &array.dtype);
+  const bool addressable = read_layout(object, &array);
+  array.owner = py::reinterpret_borrow<py::object>(object);
+  if (!addressable || !is_aligned(object)) return packed(array);
+  return array;
+}
+
+Array in_place(const char* op, const char* name, py::handle object) {
+  Array array;
+  require_array(op, name, object, &array.dtype);
+  const bool addressable = read_layout(object, &array);
+  array.owner = py::reinterpret_borrow<py::object>(object);
+  if (!is_writable(object)) {
+    throw OutputError(quoted(op, name) + " is changed in place and must be writable, got a " +
+                      "read-only array of shape " + shape_text(array.shape_vector()) +
+                      "; pass a copy");
+  }
+  if (!addressable || !is_aligned(object)) {
+    throw OutputError(quoted(op, name) +
+                      " is changed in place and must be aligned, got a misaligned array; "
+                      "pass a copy");
+  }
+  return array;
+}
+
+Array packed(const Array& array) {
+  const bool fine = array.contiguous() && is_aligned(array.owner);
+  if (fine) return array;
+  py::object copy =
+      py::reinterpret_steal<py::object>(PyObject_CallMethod(array.owner.ptr(), "copy", "s", "C"));
+  if (!copy) throw py::error_already_set();
+  return describe(copy);
+}
+
+void same_dtype(const char* op, const char* name_a, const Array& a, const char* name_b,
+                const Array& b) {
+  if (a.dtype == b.dtype) return;
+  throw DTypeError(std::string(op) + ": " + name_a + " and " + name_b +
+                   " must have the same dtype, got " + dtype_name(a.dtype) + " and " +
+                   dtype_name(b.dtype) + "; convert one with .astype");
+}
+
+void require_shape(const char* op, const char* name, const Array& array, const Shape& expected) {
+  bool same = array.ndim == static_cast<int>(expected.size());
+  for (int axis = 0; same && axis < array.ndim; ++axis) {
+    same = array.shape(axis) == expected[static_cast<std::size_t>(axis)];
+  }
+  if (same) return;
+  throw ShapeError(quoted(op, name) + " must have shape " + shape_text(expected) + ", got " +
+                   shape_text(array.shape_vector()));
+}
+
+void require_ndim(const char* op, const char* name, const Array& array, int ndim) {
+  if (array.ndim == ndim) return;
+  throw ShapeError(quoted(op, name) + " must have " + std::to_string(ndim) + " axes, got " +
+                   std::to_string(array.ndim) + " (shape " + shape_text(array.shape_vector()) +
+                   ")");
+}
+
+py::array new_array(const char* op, const py::dtype& dtype, const Shape& shape,
+                    const Shape& strides) {
+  const std::int64_t item = dtype.itemsize();
+  const std::int64_t bytes =
+      checked_product(op, shape.data(), static_cast<int>(shape.size()), item) * item;
+  void* memory = nullptr;
+  try {
+    memory = arena_allocate(static_cast<std::size_t>(bytes));
+  } catch (const std::bad_alloc&) {
+    PyErr_SetString(PyExc_MemoryError,
+                    (std::string(op) + ": no memory for a result of shape " + shape_text(shape) +
+                     " (" + std::to_string(bytes) + " bytes)")
+                        .c_str());
+    throw py::error_already_set();
+  }
+  py::capsule base(memory, [](void* pointer) { arena_free(pointer); });
+  Shape byte_strides = strides.empty() ? row_major(shape) : strides;
+  for (std::int64_t& stride : byte_strides) stride *= item;
+  return py::array(dtype, shape, byte_strides, memory, base);
+}
+
+void Output::take(const char* op, py::handle out, DType dtype, const Shape& shape) {
+  DType out_dtype;
+  require_array(op, "out", out, &out_dtype);
+  if (out_dtype != dtype) {
+    throw DTypeError(std::string(op) + ": out must be " + dtype_name(dtype) + ", got " +
+                     dtype_name(out_dtype));
+  }
+  array = describe(out);
+  require_shape(op, "out", array, shape);
+  if (!is_writable(out)) {
+    throw OutputError(std::string(op) + ": out must be writable, got a read-only array of shape " +
+                      shape_text(shape) + "; pass a copy or leave out away");
+  }
+  is_fresh = false;
+  target = py::reinterpret_borrow<py::object>(out);
+}
+
+Output::Output(const char* op, py::handle out, DType dtype, const Shape& shape) {
+  if (given(out)) {
+    take(op, out, dtype, shape);
+    Array check;
+    check.dtype = dtype;
+    // Memory a kernel cannot address is written through scratch.
+    if (!is_aligned(out) || !read_layout(out, &check)) {
+      array = describe(new_array(op, numpy_dtype(dtype), shape));
+    }
+  } else {
+    target = new_array(op, numpy_dtype(dtype), shape);
+    array = describe(target);
+  }
+  data = array.data;
+}
+
+Output::Output(const char* op, py::handle out, DType dtype, const Shape& shape,
+               const Shape& wanted) {
+  if (given(out)) {
+    take(op, out, dtype, shape);
+    Array check;
+    check.dtype = dtype;
+    bool fits = is_aligned(out) && read_layout(out, &check);
+    for (int axis = 0; fits && axis < array.ndim; ++axis) {
+      fits = array.shape(axis) == 1 || array.stride(axis) == wanted[static_cast<std::size_t>(axis)];
+    }
+    if (!fits) array = describe(new_array(op, numpy_dtype(dtype), shape, wanted));
+  } else {
+    target = new_array(op, numpy_dtype(dtype), shape, wanted);
+    array = describe(target);
+  }
+  data = array.data;
+}
+
+py::object Output::finish() {
+  if (!array.owner.is(target) &&
+      PyObject_SetItem(target.ptr(), py::ellipsis().ptr(), array.owner.ptr()) != 0) {
+    throw py::error_already_set();
+  }
+  return target;
+}
+
+void no_overlap(const char* op, const char* out_name, py::handle out, const char* name,
+                const Array& x, Overlap rule) {
+  const auto [out_low, out_high] = extent(out);
+  const auto [x_low, x_high] = extent(x.owner);
+  if (out_low >= x_high || x_low >= out_high) return;
+  if (rule == Overlap::same_allowed && same_view(out, x.owner)) return;
+  // The extents cross; interleaved views may still be disjoint, which NumPy can tell.
+  const py::object shares = py::module_::import("numpy").attr("may_share_memory");
+  if (!shares(out, x.owner, py::arg("max_work") = 10000).cast<bool>()) return;
+  throw OutputError(std::string(op) + ": " + out_name + " must not overlap " + name + ", got " +
+                    "shapes " + shape_text(describe(out).shape_vector()) + " and " +
+                    shape_text(x.shape_vector()) + " that share memory; pass a separate array");
+}
+
+void no_overlap(const char* op, const Output& out, const char* name, const Array& x, Overlap rule) {
+  if (out.is_fresh) return;
+  no_overlap(op, "out", out.target, name, x, rule);
+}
+
+}  // namespace hotloop

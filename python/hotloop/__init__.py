@@ -1,0 +1,39 @@
+"""hotloop: deep-learning kernels on NumPy arrays, and a thin layer that trains networks with them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+try:
+    from hotloop import _core
+except ImportError as error:
+    raise ImportError(
+        "hotloop: the compiled module hotloop._core is missing or does not fit this Python; "
+        "build it with `pip install .` in the root of the source tree "
+        f"({type(error).__name__}: {error})"
+    ) from error
+
+from hotloop import kernels
+from hotloop._core import DeviceError, DTypeError, OutputError, ShapeError
+
+if TYPE_CHECKING:
+    from hotloop import kernels as kernels
+
+__version__: str = _core.__version__
+
+__all__ = ["DTypeError", "DeviceError", "OutputError", "ShapeError", "kernels"]
+
+# Rooms that load at first use, so that importing the package stays cheap (SPEC 1).
+_LAZY: dict[str, str] = {}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        module = importlib.import_module(_LAZY[name])
+        return module if _LAZY[name].endswith(f".{name}") else getattr(module, name)
+    raise AttributeError(f"module 'hotloop' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])
