@@ -69,7 +69,7 @@ def main() -> int:
     parser.add_argument("--nm", default="nm")
     parser.add_argument("--objdump", default="objdump")
     parser.add_argument("--stamp")
-    parser.add_argument("objects", nargs="+")
+    parser.add_argument("objects", nargs="*")
     options = parser.parse_args()
     bad = 0
     for path in options.objects:
