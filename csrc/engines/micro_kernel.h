@@ -1,0 +1,191 @@
+// The tile every product is made of: C[mr x nr] = epilogue(sum over k of A[mr x k] * B[k x nr]),
+// the accumulators in registers. Row-major C; nr up to kTileColumns<T>, mr up to
+// tile_rows<T>(columns).
+//
+// How to use it (gemm and conv do):
+//   Tile<T> tile;
+//   tile.rows      row pointers of A: rows[tap * row_pitch + i], i < mr. A product has one tap. An
+//   implicit
+//                  im2col has kh * kw: per tap the addresses of the input pixels (or of a block of
+//                  zeros outside the image) of mr output pixels, no matter where they lie.
+//   tile.taps, tile.depth   the sum runs over taps * depth products; a_step is the stride of k in a
+//   row tile.b, tile.b_step     B, its rows b_step apart, all taps * depth of them in a sequence;
+//   nr
+//                  contiguous elements each: a packed panel (engines/pack.h) or B itself. Columns
+//                  beyond nr are never touched.
+//   tile.c, tile.ldc, alpha, beta, bias (by column, or null)   C = alpha * sum + beta * C + bias
+//   run_tile(tile, mr, nr);
+// Zen 4 and 5: 6x64 in f32 holds 24 accumulators; no spills (the build checks).
+#pragma once
+
+#include "simd/simd.h"
+
+namespace hotloop::HOTLOOP_LEVEL {
+namespace {
+
+using simd::Vec;
+
+// Registers: mr * vectors accumulators, `vectors` of B and one or two of A.
+constexpr int kTileVectors = simd::kBytes == 64 ? 4 : 2;
+constexpr int kTileRows = simd::kFusedFma ? 6 : 4;
+template <class T>
+constexpr int kTileColumns = kTileVectors * Vec<T>::lanes;
+constexpr int kMaxTileRows = simd::kBytes == 64 ? 8 : kTileRows;
+// Rows of a tile that is `vectors` wide: narrow tiles take more rows.
+constexpr int rows_for_vectors(int vectors) {
+  return simd::kBytes == 64 && vectors < 4 ? 8 : kTileRows;
+}
+template <class T>
+constexpr int tile_rows(std::int64_t columns) {
+  return rows_for_vectors(columns > (kTileVectors - 1) * Vec<T>::lanes ? kTileVectors : 1);
+}
+
+template <class T>
+struct Tile {
+  const T* const* rows = nullptr;
+  std::int64_t row_pitch = 0;
+  std::int64_t taps = 1;
+  std::int64_t depth = 0;
+  std::int64_t a_step = 1;
+  const T* b = nullptr;
+  std::int64_t b_step = 0;
+  T* c = nullptr;
+  std::int64_t ldc = 0;
+  T alpha = 1;
+  T beta = 0;
+  const T* bias = nullptr;
+};
+
+template <class T, int Rows, int Vectors, bool Ragged>
+[[gnu::noinline]] void tile_loop(const Tile<T>& tile, int last) {
+  using V = Vec<T>;
+  constexpr int kLanes = V::lanes;
+  V sum[Rows][Vectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::zero<T>();
+  }
+  const T* b = tile.b;
+  const std::int64_t b_step = tile.b_step;
+  const std::int64_t a_step = tile.a_step;
+  const T* const* rows = tile.rows;
+  for (std::int64_t tap = 0; tap < tile.taps; ++tap) {
+    const T* row[Rows];
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) row[i] = rows[i];
+    rows += tile.row_pitch;
+    std::int64_t offset = 0;
+    for (std::int64_t p = tile.depth; p > 0; --p) {
+      V bv[Vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) {
+        bv[v] = Ragged && v == Vectors - 1 ? simd::load_n(b + v * kLanes, last)
+                                           : simd::load(b + v * kLanes);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < Rows; ++i) {
+        const V av = simd::set1<T>(row[i][offset]);
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::fma(av, bv[v], sum[i][v]);
+      }
+      b += b_step;
+      offset += a_step;
+    }
+  }
+  // One thing after the other: with 12 of 16 registers full, alpha, beta and bias do not fit at
+  // once.
+  if (tile.alpha != T(1)) {
+    const V alpha = simd::set1(tile.alpha);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sum[i][v] = sum[i][v] * alpha;
+    }
+  }
+  if (tile.bias) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      const T* p = tile.bias + v * kLanes;
+      const V bias = Ragged && v == Vectors - 1 ? simd::load_n(p, last) : simd::load(p);
+#pragma GCC unroll 8
+      for (int i = 0; i < Rows; ++i) sum[i][v] = sum[i][v] + bias;
+    }
+  }
+  T* c = tile.c;
+  const bool accumulate = tile.beta != T(0);  // otherwise what C holds, NaN too, is not read
+  const V beta = simd::set1(tile.beta);
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      T* p = c + v * kLanes;
+      if (Ragged && v == Vectors - 1) {
+        if (accumulate) sum[i][v] = simd::fma(beta, simd::load_n(p, last), sum[i][v]);
+        simd::store_n(p, sum[i][v], last);
+      } else {
+        if (accumulate) sum[i][v] = simd::fma(beta, simd::load(p), sum[i][v]);
+        simd::store(p, sum[i][v]);
+      }
+    }
+    c += tile.ldc;
+  }
+}
+
+template <class T>
+using TileLoop = void (*)(const Tile<T>&, int);
+
+// The body for a number of rows, vectors of columns, and whether the last vector is short.
+template <class T, int Vectors, bool Ragged>
+inline TileLoop<T> loop_for_rows(int rows) {
+  switch (rows) {
+    case 1:
+      return tile_loop<T, 1, Vectors, Ragged>;
+    case 2:
+      return tile_loop<T, 2, Vectors, Ragged>;
+    case 3:
+      return tile_loop<T, 3, Vectors, Ragged>;
+    case 4:
+      return tile_loop<T, 4, Vectors, Ragged>;
+    default:
+      break;
+  }
+  if constexpr (rows_for_vectors(Vectors) >= 6) {
+    if (rows == 5) return tile_loop<T, 5, Vectors, Ragged>;
+    if (rows == 6) return tile_loop<T, 6, Vectors, Ragged>;
+  }
+  if constexpr (rows_for_vectors(Vectors) >= 8) {
+    if (rows == 7) return tile_loop<T, 7, Vectors, Ragged>;
+    return tile_loop<T, 8, Vectors, Ragged>;
+  }
+  return nullptr;
+}
+
+// 1 <= mr <= tile_rows<T>(nr), 1 <= nr <= kTileColumns<T>.
+template <class T>
+inline void run_tile(const Tile<T>& tile, int mr, int nr) {
+  const int vectors = (nr + Vec<T>::lanes - 1) / Vec<T>::lanes;
+  const int last = nr - (vectors - 1) * Vec<T>::lanes;
+  const bool ragged = last != Vec<T>::lanes;
+  TileLoop<T> body = nullptr;
+  switch (vectors) {
+    case 1:
+      body = ragged ? loop_for_rows<T, 1, true>(mr) : loop_for_rows<T, 1, false>(mr);
+      break;
+    case 2:
+      body = ragged ? loop_for_rows<T, 2, true>(mr) : loop_for_rows<T, 2, false>(mr);
+      break;
+    default:
+      if constexpr (kTileVectors == 4) {
+        if (vectors == 3) {
+          body = ragged ? loop_for_rows<T, 3, true>(mr) : loop_for_rows<T, 3, false>(mr);
+        } else {
+          body = ragged ? loop_for_rows<T, 4, true>(mr) : loop_for_rows<T, 4, false>(mr);
+        }
+      }
+  }
+  body(tile, last);
+}
+
+}  // namespace
+}  // namespace hotloop::HOTLOOP_LEVEL
