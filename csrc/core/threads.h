@@ -18,6 +18,10 @@ int workers_alive();
 // For scratch memory per thread, never for anything that changes a result.
 int thread_index();
 
+// CPUs that the control groups of this process allow (quota / period of cgroup v2 or v1, the least
+// over the group and those above it); 0 when there is no limit. `root` stands for "/" in tests.
+double cgroup_cpus(const std::string& root);
+
 // Runs job(context, i) for i in [0, pieces), each claimed by whoever is free; the caller takes
 // part. `stop` is asked by the caller between its pieces; once it says true no further piece is
 // claimed. Returns false when stopped early.

@@ -1,0 +1,257 @@
+// The pool. One job at a time: the caller opens it, workers join while it is open, everybody claims
+// pieces by one atomic counter, the caller closes it and waits for those that joined, never for one
+// that has not come. A second caller meanwhile works alone.
+//
+// `gate` holds the whole state of a job in one word, so that a worker that wakes late cannot join a
+// job that is over: [63..32] number of the job, [31..16] workers joined so far, [15..1] workers
+// inside now, [0] open. The pool is leaked: workers may run while the process exits, and a forked
+// child, which has none of them, starts a pool of its own.
+#include "core/threads.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <thread>
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace hotloop {
+namespace {
+
+constexpr std::uint64_t kOpen = 1, kInside = 2, kJoined = 1u << 16, kJob = std::uint64_t{1} << 32;
+constexpr std::uint64_t kInsideMask = 0xfffe, kJoinedMask = 0xffff0000u;
+constexpr auto kSpin = std::chrono::microseconds(40);
+constexpr int kMostWorkers = 1023;
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// Sleeps while `word` holds `value`; may wake without a reason.
+void sleep_while(std::atomic<std::uint32_t>& word, std::uint32_t value) {
+#if defined(__linux__)
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT_PRIVATE, value, nullptr,
+          nullptr, 0);
+#else
+  word.wait(value);
+#endif
+}
+
+void wake(std::atomic<std::uint32_t>& word, int count) {
+#if defined(__linux__)
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE_PRIVATE, count, nullptr,
+          nullptr, 0);
+#else
+  (void)count;
+  word.notify_all();
+#endif
+}
+
+// Spins for a while; true as soon as `ready` says so.
+template <class Ready>
+bool spin_until(Ready ready, bool patient) {
+  if (ready()) return true;
+  if (!patient) return false;
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 16; ++i) {
+      if (ready()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return ready();
+}
+
+struct Pool {
+  // What the threads contend for, each in a line of its own.
+  alignas(64) std::atomic<std::uint64_t> gate{0};
+  alignas(64) std::atomic<std::int64_t> next{0};
+  alignas(64) std::atomic<std::uint32_t> calls{
+      0};  // counts opened jobs: what idle workers sleep on
+  std::atomic<int> sleepers{0};
+  alignas(64) std::atomic<std::uint32_t> left{0};  // counts last leavers: what the caller sleeps on
+  std::atomic<bool> caller_sleeps{false};
+  // The open job: written before the gate opens, read by those inside.
+  alignas(64) void (*job)(const void*, std::int64_t) = nullptr;
+  const void* context = nullptr;
+  std::int64_t pieces = 0;
+  std::atomic<std::uint32_t> limit{0};  // how many workers may join
+
+  std::atomic<bool> busy{false};
+  std::atomic<int> workers{0};
+  std::atomic<bool> patient{true};  // spin before sleeping: not with more threads than CPUs
+  pid_t owner = getpid();
+};
+
+std::atomic<Pool*> pool_in_force{nullptr};
+thread_local int index_in_launch = 0;
+thread_local bool inside = false;  // this thread works on a piece: a launch from there runs alone
+
+void claim_pieces(Pool& pool, void (*job)(const void*, std::int64_t), const void* context,
+                  std::int64_t pieces) {
+  for (;;) {
+    const std::int64_t piece = pool.next.fetch_add(1, std::memory_order_relaxed);
+    if (piece >= pieces) return;
+    job(context, piece);
+  }
+}
+
+// Joins the open job if there is one and a place is left; returns whether it did.
+bool join_and_work(Pool& pool) {
+  std::uint64_t gate = pool.gate.load(std::memory_order_acquire);
+  for (;;) {
+    if (!(gate & kOpen)) return false;
+    const std::uint64_t joined = (gate & kJoinedMask) / kJoined;
+    if (joined >= pool.limit.load(std::memory_order_relaxed)) return false;
+    if (pool.gate.compare_exchange_weak(gate, gate + kJoined + kInside, std::memory_order_acq_rel,
+                                        std::memory_order_acquire)) {
+      index_in_launch = static_cast<int>(joined) + 1;
+      break;
+    }
+  }
+  claim_pieces(pool, pool.job, pool.context, pool.pieces);
+  const std::uint64_t before = pool.gate.fetch_sub(kInside, std::memory_order_acq_rel);
+  if ((before & kInsideMask) == kInside && !(before & kOpen)) {
+    pool.left.fetch_add(1);
+    if (pool.caller_sleeps.load()) wake(pool.left, 1);
+  }
+  return true;
+}
+
+void work(Pool* pool) {
+  inside = true;
+  std::uint32_t seen = 0;
+  for (;;) {
+    spin_until([&] { return pool->calls.load(std::memory_order_acquire) != seen; },
+               pool->patient.load(std::memory_order_relaxed));
+    pool->sleepers.fetch_add(1);
+    while (pool->calls.load() == seen) sleep_while(pool->calls, seen);
+    pool->sleepers.fetch_sub(1);
+    seen = pool->calls.load();
+    join_and_work(*pool);
+  }
+}
+
+// Starts what is missing; fewer workers than asked for is no error.
+void start_workers(Pool& pool, int count) {
+  if (count > kMostWorkers) count = kMostWorkers;
+  if (pool.workers.load() >= count) return;
+  static const int cpus = static_cast<int>(std::thread::hardware_concurrency());
+  pool.patient.store(count < cpus);
+  sigset_t all, before;  // signals belong to the program's own threads
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    while (pool.workers.load() < count) {
+      std::thread(work, &pool).detach();
+      pool.workers.fetch_add(1);
+    }
+  } catch (const std::exception&) {
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void forget_pool() {
+  pool_in_force.store(nullptr);
+}
+
+Pool& pool_of_process() {
+  Pool* pool = pool_in_force.load(std::memory_order_acquire);
+  // A fork without its handlers (a raw clone) shows in the process id.
+  if (pool && pool->owner == getpid()) return *pool;
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  (void)registered;
+  Pool* made = new Pool;
+  if (pool_in_force.compare_exchange_strong(pool, made)) return *made;
+  delete made;
+  return *pool;
+}
+
+bool run_alone(void (*job)(const void*, std::int64_t), const void* context, std::int64_t pieces,
+               bool (*stop)()) {
+  for (std::int64_t piece = 0; piece < pieces; ++piece) {
+    if (piece && stop && stop()) return false;
+    job(context, piece);
+  }
+  return true;
+}
+
+void wait_for_those_inside(Pool& pool) {
+  const auto empty = [&] { return (pool.gate.load(std::memory_order_acquire) & kInsideMask) == 0; };
+  if (spin_until(empty, pool.patient.load(std::memory_order_relaxed))) return;
+  pool.caller_sleeps.store(true);
+  for (;;) {
+    const std::uint32_t seen = pool.left.load();
+    if (empty()) break;
+    sleep_while(pool.left, seen);
+  }
+  pool.caller_sleeps.store(false);
+}
+
+}  // namespace
+
+int workers_alive() {
+  const Pool* pool = pool_in_force.load();
+  return pool && pool->owner == getpid() ? pool->workers.load() : 0;
+}
+
+int thread_index() {
+  return index_in_launch;
+}
+
+bool run_pieces(void (*job)(const void* context, std::int64_t piece), const void* context,
+                std::int64_t pieces, int threads, bool (*stop)()) {
+  if (pieces < threads) threads = static_cast<int>(pieces);
+  if (threads <= 1 || inside) return run_alone(job, context, pieces, stop);
+  Pool& pool = pool_of_process();
+  if (pool.busy.exchange(true, std::memory_order_acquire)) {
+    return run_alone(job, context, pieces, stop);
+  }
+
+  start_workers(pool, threads - 1);
+  pool.job = job;
+  pool.context = context;
+  pool.pieces = pieces;
+  pool.limit.store(static_cast<std::uint32_t>(threads - 1), std::memory_order_relaxed);
+  pool.next.store(0, std::memory_order_relaxed);
+  // Nobody is inside and nobody can come in, so a plain store opens the next job.
+  const std::uint64_t number = pool.gate.load(std::memory_order_relaxed) / kJob + 1;
+  pool.gate.store(number * kJob + kOpen, std::memory_order_release);
+  pool.calls.fetch_add(1);
+  if (pool.sleepers.load() > 0) wake(pool.calls, threads - 1);
+
+  inside = true;
+  bool finished = true;
+  for (;;) {
+    const std::int64_t piece = pool.next.fetch_add(1, std::memory_order_relaxed);
+    if (piece >= pieces) break;
+    if (piece && stop && stop()) {
+      finished = false;
+      pool.next.store(pieces, std::memory_order_relaxed);
+      break;
+    }
+    job(context, piece);
+  }
+  inside = false;
+
+  pool.gate.fetch_and(~kOpen, std::memory_order_acq_rel);
+  wait_for_those_inside(pool);
+  pool.busy.store(false, std::memory_order_release);
+  return finished;
+}
+
+}  // namespace hotloop
