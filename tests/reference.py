@@ -236,7 +236,7 @@ def pool_windows(
     padding: tuple[int, int],
     fill: float,
 ) -> np.ndarray:
-    """The windows of x (n, c, h, w), padded with `fill`: (n, c, out_h, out_w, kernel_h, kernel_w)."""
+    """Windows of x (n, c, h, w), padded with `fill`: (n, c, out_h, out_w, kernel_h, kernel_w)."""
     (kh, kw), (sh, sw), (ph, pw) = kernel, stride, padding
     x = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=fill)
     view = np.lib.stride_tricks.sliding_window_view(x, (kh, kw), axis=(2, 3))

@@ -1,4 +1,4 @@
-"""hotloop: deep-learning kernels on NumPy arrays, and a thin layer that trains networks with them."""
+"""hotloop: deep-learning kernels on NumPy arrays, and a thin layer that trains networks."""
 
 from __future__ import annotations
 

@@ -1,0 +1,63 @@
+"""What a benchmark is: a case with its arrays, its work, and what each contender does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, Any]
+Call = Callable[[], Any]
+# Takes the arrays of a case and returns a call without arguments: what is timed. What the call
+# returns is compared with hotloop's result, once, before anything is timed.
+Build = Callable[[Arrays], Call]
+
+CONTENDERS = ("hotloop", "numpy", "numpy-skylakex", "torch", "jax", "onnxruntime", "ceiling")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure that was promised: `rival`'s time over ours is at least `ratio`."""
+
+    rival: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    `contenders` maps a name of CONTENDERS to its build, or to several builds by variant (memory
+    formats, flags), of which the fastest counts: a rival is shown at its best settings.
+    "numpy-skylakex" does what "numpy" does, in a process whose OpenBLAS takes its AVX-512 kernels.
+    """
+
+    family: str
+    name: str
+    inputs: Callable[[np.random.Generator], Arrays]
+    contenders: Mapping[str, Build | Mapping[str, Build]]
+    flops: float = 0.0  # inside the image: padding taps are no work
+    bytes: float = 0.0  # each tensor once
+    ceiling: str = ""  # the probe that bounds it: fma, read, copy, copy_nt, update
+    rtol: float = 1e-4  # of the largest element
+    compare: bool = True  # False where the result is random or a state that moves with each call
+    target: Target | None = None
+    quick: bool = False  # small enough for `--quick`
+    note: str = ""
+    tags: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def key(self) -> str:
+        return f"{self.family}: {self.name}"
+
+    def builds(self, contender: str) -> dict[str, Build]:
+        """The variants of a contender, the plain one under ""."""
+        name = "numpy" if contender == "numpy-skylakex" and "blas" in self.tags else contender
+        found = self.contenders.get(name, {})
+        return dict(found) if isinstance(found, Mapping) else {"": found}
+
+
+def normal(rng: np.random.Generator, *shape: int, dtype: str = "float32") -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.dtype(dtype).type)

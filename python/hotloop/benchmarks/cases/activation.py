@@ -1,0 +1,106 @@
+"""Activations with `out=`: eight floats, where the call costs, and millions, where memory does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import hotloop as hl
+
+from ..case import Arrays, Build, Call, Case, Target, normal
+from ._rivals import torch_call
+
+
+def _inputs(size: int) -> Any:
+    def inputs(rng: np.random.Generator) -> Arrays:
+        x = normal(rng, size)
+        return {"x": x, "dy": normal(rng, size), "out": np.zeros_like(x)}
+
+    return inputs
+
+
+def _numpy(name: str) -> Build | None:
+    """The shortest NumPy spelling with `out=`, for the few that have one."""
+
+    def build(arrays: Arrays) -> Call:
+        x, out = arrays["x"], arrays["out"]
+        if name == "relu":
+            return lambda: np.maximum(x, 0, out=out)
+        if name == "tanh":
+            return lambda: np.tanh(x, out=out)
+
+        def sigmoid() -> Any:
+            np.exp(np.negative(x, out=out), out=out)
+            return np.reciprocal(np.add(out, 1, out=out), out=out)
+
+        return sigmoid
+
+    return build if name in ("relu", "tanh", "sigmoid") else None
+
+
+# What PyTorch calls it, in a form that writes into `out` where there is one.
+_TORCH: dict[str, Any] = {
+    "relu": lambda torch, t: lambda: torch.clamp_min(t["x"], 0, out=t["out"]),
+    "gelu": lambda torch, t: lambda: torch._C._nn.gelu(t["x"], out=t["out"]),
+    "silu": lambda torch, t: lambda: torch._C._nn.silu(t["x"], out=t["out"]),
+    "sigmoid": lambda torch, t: lambda: torch.sigmoid(t["x"], out=t["out"]),
+    "tanh": lambda torch, t: lambda: torch.tanh(t["x"], out=t["out"]),
+    "softplus": lambda torch, t: lambda: torch._C._nn.softplus(t["x"], out=t["out"]),
+}
+
+
+def _forward(name: str, size: int) -> Case:
+    def ours(arrays: Arrays) -> Call:
+        function, x, out = getattr(hl.kernels, name), arrays["x"], arrays["out"]
+        return lambda: function(x, out=out)
+
+    contenders: dict[str, Build] = {"hotloop": ours, "torch": torch_call(_TORCH[name])}
+    numpy = _numpy(name)
+    if numpy is not None:
+        contenders["numpy"] = numpy
+    return Case(
+        family="activation",
+        name=f"{name} of {size:,} f32, out=",
+        inputs=_inputs(size),
+        contenders=contenders,
+        bytes=8.0 * size,
+        ceiling="copy" if size >= 1_000_000 else "",
+        rtol=1e-5,
+        target=Target("numpy", 1.0) if name == "relu" and size == 8 else None,
+        quick=name == "relu" and size == 8,
+    )
+
+
+def _relu_backward(size: int) -> Case:
+    def ours(arrays: Arrays) -> Call:
+        dy, x, out = arrays["dy"], arrays["x"], arrays["out"]
+        return lambda: hl.kernels.relu_backward(dy, x, out=out)
+
+    def numpy(arrays: Arrays) -> Call:
+        dy, x, out = arrays["dy"], arrays["x"], arrays["out"]
+        return lambda: np.multiply(dy, x > 0, out=out)
+
+    return Case(
+        family="activation",
+        name=f"relu_backward of {size:,} f32, out=",
+        inputs=_inputs(size),
+        contenders={
+            "hotloop": ours,
+            "numpy": numpy,
+            "torch": torch_call(
+                lambda torch, t: lambda: torch.ops.aten.threshold_backward(t["dy"], t["x"], 0)
+            ),
+        },
+        bytes=12.0 * size,
+        rtol=1e-6,
+    )
+
+
+CASES = [
+    _forward("relu", 8),
+    _forward("relu", 1000),
+    *(_forward(name, 1_000_000) for name in _TORCH),
+    *(_forward(name, 16_000_000) for name in ("relu", "gelu", "tanh")),
+    _relu_backward(1_000_000),
+]

@@ -1,0 +1,72 @@
+"""Softmax over rows: a classifier's, a language model's, and a small one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import hotloop as hl
+
+from ..case import Arrays, Call, Case, normal
+from ._rivals import jax_call, onnx_call, torch_call
+
+
+def _numpy(arrays: Arrays) -> Call:
+    x, out = arrays["x"], arrays["out"]
+
+    def call() -> Any:
+        np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
+        np.exp(out, out=out)
+        return np.divide(out, out.sum(axis=-1, keepdims=True), out=out)
+
+    return call
+
+
+def _numpy_log(arrays: Arrays) -> Call:
+    x, out = arrays["x"], arrays["out"]
+
+    def call() -> Any:
+        np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
+        return np.subtract(out, np.log(np.exp(out).sum(axis=-1, keepdims=True)), out=out)
+
+    return call
+
+
+def _rows(name: str, rows: int, columns: int) -> Case:
+    def inputs(rng: np.random.Generator) -> Arrays:
+        x = normal(rng, rows, columns)
+        return {"x": x, "out": np.zeros_like(x)}
+
+    def ours(arrays: Arrays) -> Call:
+        function, x, out = getattr(hl.kernels, name), arrays["x"], arrays["out"]
+        return lambda: function(x, out=out)
+
+    return Case(
+        family="softmax",
+        name=f"{name} of ({rows}, {columns}) f32, out=",
+        inputs=inputs,
+        contenders={
+            "hotloop": ours,
+            "numpy": _numpy if name == "softmax" else _numpy_log,
+            "torch": torch_call(
+                lambda torch, t: lambda: getattr(torch, name)(t["x"], -1, out=t["out"])
+            ),
+            "jax": jax_call(lambda jax: getattr(jax.nn, name), ("x",)),
+            "onnxruntime": onnx_call(
+                "Softmax" if name == "softmax" else "LogSoftmax", ("x",), {"axis": -1}
+            ),
+        },
+        bytes=8.0 * rows * columns,
+        ceiling="copy" if rows * columns >= 1_000_000 else "",
+        rtol=1e-5,
+        quick=rows * columns < 10_000,
+    )
+
+
+CASES = [
+    _rows("softmax", 32, 10),
+    _rows("softmax", 4096, 1000),
+    _rows("softmax", 256, 50257),
+    _rows("log_softmax", 4096, 1000),
+]

@@ -1,0 +1,105 @@
+"""Times the cases: rounds interleaved over the contenders, medians of the rounds compared."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .case import Case
+from .rivals import BenchError, Rival
+
+
+@dataclass
+class Row:
+    """One line of the table: seconds of a call for every contender."""
+
+    case: Case
+    times: dict[str, float] = field(default_factory=dict)
+    variants: dict[str, str] = field(default_factory=dict)
+    rounds: dict[str, list[float]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def ratio(self, contender: str) -> float | None:
+        """The contender's time over ours: above 1 we are faster."""
+        ours, other = self.times.get("hotloop"), self.times.get(contender)
+        return other / ours if ours and other else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the promised figure is reached; None where none is promised or none was timed."""
+        if self.case.target is None:
+            return None
+        ratio = self.ratio(self.case.target.rival)
+        return None if ratio is None else ratio >= self.case.target.ratio
+
+
+def assert_equal_results(case: Case, contender: str, ours: str, theirs: str) -> None:
+    """Raises BenchError where a contender computed something else."""
+    with np.load(ours) as first, np.load(theirs) as second:
+        for name in first.files:
+            expected, actual = first[name], second[name] if name in second.files else None
+            if actual is None or actual.size != expected.size:
+                raise BenchError(f"bench: {case.key}: {contender} gives another shape than hotloop")
+            actual = actual.reshape(expected.shape)
+            scale = float(np.max(np.abs(expected), initial=0.0)) or 1.0
+            error = float(np.max(np.abs(actual - expected), initial=0.0)) / scale
+            if not error <= case.rtol:
+                raise BenchError(
+                    f"bench: {case.key}: {contender} differs from hotloop by {error:.2g} of the "
+                    f"largest element, allowed {case.rtol:.2g}"
+                )
+
+
+def _load(case: Case, contenders: dict[str, Rival], row: Row, folder: str) -> dict[str, Rival]:
+    """Those contenders that have the case, loaded and agreeing with us."""
+    loaded: dict[str, Rival] = {}
+    for name, rival in contenders.items():
+        if not (case.ceiling if name == "ceiling" else case.builds(name)):
+            continue
+        result = os.path.join(folder, f"{name}.npz")
+        try:
+            rival.load(case, result)
+        except BenchError as error:
+            if name == "hotloop":
+                raise
+            row.failures[name] = str(error)
+            continue
+        loaded[name] = rival
+        if name not in ("hotloop", "ceiling") and case.compare:
+            assert_equal_results(case, name, os.path.join(folder, "hotloop.npz"), result)
+    return loaded
+
+
+def run(
+    table: Iterable[Case],
+    contenders: dict[str, Rival],
+    *,
+    rounds: int = 5,
+    seconds: float = 0.15,
+    progress: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """One Row per case. Raises BenchError when a result differs."""
+    rows = []
+    for case in table:
+        row = Row(case)
+        with tempfile.TemporaryDirectory(prefix="hotloop-bench-") as folder:
+            loaded = _load(case, contenders, row, folder)
+        samples: dict[tuple[str, str], list[float]] = {}
+        for _ in range(rounds):
+            for name, rival in loaded.items():
+                for variant, taken in rival.time(seconds).items():
+                    samples.setdefault((name, variant), []).append(taken)
+        for (name, variant), taken_rounds in samples.items():
+            median = statistics.median(taken_rounds)
+            if name not in row.times or median < row.times[name]:
+                row.times[name], row.variants[name] = median, variant
+                row.rounds[name] = taken_rounds
+        rows.append(row)
+        if progress is not None:
+            progress(row)
+    return rows
