@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/gil.h"
 #include "core/arena.h"
 #include "core/dispatch.h"
 #include "core/errors.h"
@@ -114,7 +115,7 @@ Array in_place(const char* op, const char* name, py::handle object);
 template <class Args>
 void run(Kernel<Args> kernel, const Args& args, const Split& split) {
   if (is_parallel(split)) {
-    py::gil_scoped_release released;
+    const GilReleased released;
     launch(kernel, args, split);
   } else {
     launch(kernel, args, split);

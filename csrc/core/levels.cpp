@@ -40,7 +40,7 @@ unsigned extended_state() {  // XCR0: which registers the operating system saves
 }
 
 Features detect() {
-  const Registers one = cpuid(1, 0), seven = cpuid(7, 0), extended = cpuid(0x80000001u, 0);
+  const Registers one = cpuid(1, 0), seven = cpuid(7, 0);
   const Registers seven_one = seven.eax >= 1 ? cpuid(7, 1) : Registers{};
   const auto bit = [](unsigned word, int index) { return ((word >> index) & 1u) != 0; };
   const unsigned saved = bit(one.ecx, 27) ? extended_state() : 0;
@@ -55,12 +55,9 @@ Features detect() {
   const bool avx = feature("avx", ymm && bit(one.ecx, 28));
   const bool avx2 = feature("avx2", avx && bit(seven.ebx, 5));
   const bool fma = feature("fma", avx && bit(one.ecx, 12));
-  const bool f16c = feature("f16c", avx && bit(one.ecx, 29));
-  const bool bmi = feature("bmi1", bit(seven.ebx, 3)) & feature("bmi2", bit(seven.ebx, 8));
-  const bool scalar = bmi && bit(extended.ecx, 5) && bit(one.ecx, 22);  // lzcnt, movbe: x86-64-v3
+  feature("f16c", avx && bit(one.ecx, 29));
   const bool f = feature("avx512f", zmm && bit(seven.ebx, 16));
   const bool bw = feature("avx512bw", f && bit(seven.ebx, 30));
-  const bool cd = feature("avx512cd", f && bit(seven.ebx, 28));
   const bool dq = feature("avx512dq", f && bit(seven.ebx, 17));
   const bool vl = feature("avx512vl", f && bit(seven.ebx, 31));
   const bool vbmi = feature("avx512vbmi", f && bit(seven.ecx, 1));
@@ -71,8 +68,8 @@ Features detect() {
   feature("amx-bf16", tiles && bit(seven.edx, 22));
   feature("amx-int8", tiles && bit(seven.edx, 25));
 
-  found.avx2_level = avx2 && fma && f16c && scalar;
-  found.avx512_level = found.avx2_level && f && bw && cd && dq && vl;
+  found.avx2_level = avx2 && fma;
+  found.avx512_level = found.avx2_level && f && bw && dq && vl;
   found.bf16_level = found.avx512_level && bf16 && vnni && vbmi;
   return found;
 }
@@ -154,6 +151,10 @@ void force_level(const std::string& name) {
 void unforce_level() {
   forced.store(false);
   in_force.store(kUndecided);
+}
+
+bool level_is_forced() {
+  return forced.load();
 }
 
 const char* level_name(Level level) {

@@ -22,6 +22,7 @@ Level level_in_force();
 // ValueError) for an unknown name or one that this CPU lacks, naming the levels that would do.
 void force_level(const std::string& name);
 void unforce_level();
+bool level_is_forced();
 
 const char* level_name(Level level);
 bool level_supported(Level level);

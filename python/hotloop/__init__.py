@@ -16,13 +16,24 @@ except ImportError as error:
 
 from hotloop import kernels
 from hotloop._core import DeviceError, DTypeError, OutputError, ShapeError
+from hotloop.config import get_num_threads, seed, set_num_threads, show_config
 
 if TYPE_CHECKING:
     from hotloop import kernels as kernels
 
 __version__: str = _core.__version__
 
-__all__ = ["DTypeError", "DeviceError", "OutputError", "ShapeError", "kernels"]
+__all__ = [
+    "DTypeError",
+    "DeviceError",
+    "OutputError",
+    "ShapeError",
+    "get_num_threads",
+    "kernels",
+    "seed",
+    "set_num_threads",
+    "show_config",
+]
 
 # Rooms that load at first use, so that importing the package stays cheap (SPEC 1).
 _LAZY: dict[str, str] = {}

@@ -9,7 +9,9 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
-__all__: list[str] = []
+from hotloop.config import force_isa
+
+__all__: list[str] = ["force_isa"]
 
 for _module in pkgutil.iter_modules(__path__):
     _family = importlib.import_module(f"{__name__}.{_module.name}")
