@@ -1,0 +1,7 @@
+"""The conv cases of hotloop.benchmarks, ours beside NumPy's: `python -m pytest bench`."""
+
+from collections.abc import Callable
+
+
+def test_conv(timed: Callable[[], None]) -> None:
+    timed()

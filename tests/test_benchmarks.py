@@ -1,0 +1,97 @@
+"""The table of benchmarks: every case builds and agrees with NumPy; the command runs two cases."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+benchmarks = pytest.importorskip("hotloop.benchmarks")
+from hotloop.benchmarks.cases._rivals import as_array  # noqa: E402
+from hotloop.benchmarks.report import duration  # noqa: E402
+from hotloop.benchmarks.runner import Row, assert_equal_results  # noqa: E402
+
+TABLE = benchmarks.cases()
+
+
+def test_every_case_has_a_name_of_its_own_and_a_build_of_ours():
+    assert len({case.key for case in TABLE}) == len(TABLE)
+    for case in TABLE:
+        assert case.builds("hotloop"), case.key
+        assert case.flops or case.bytes, case.key
+        assert case.family in benchmarks.families()
+
+
+def test_promised_figures_are_in_the_table():
+    promised = {case.family for case in TABLE if case.target is not None}
+    assert {"gemm", "conv", "activation", "optimizer", "training"} <= promised
+
+
+@pytest.mark.parametrize("case", [case for case in TABLE if case.quick], ids=lambda case: case.key)
+def test_quick_cases_agree_with_numpy(case, tmp_path):
+    for contender in ("hotloop", "numpy"):
+        for build in case.builds(contender).values():
+            result = build(case.inputs(np.random.default_rng(1)))()
+            np.savez(tmp_path / f"{contender}.npz", *as_array(result))
+    if case.compare and case.builds("numpy"):
+        ours, theirs = (str(tmp_path / f"{name}.npz") for name in ("hotloop", "numpy"))
+        assert_equal_results(case, "numpy", ours, theirs)
+
+
+def test_a_different_result_is_refused(tmp_path):
+    case = TABLE[0]
+    for name, value in (("ours", 1.0), ("theirs", 1.5)):
+        np.savez(tmp_path / f"{name}.npz", np.full(3, value, np.float32))
+    with pytest.raises(benchmarks.BenchError, match="differs from hotloop"):
+        assert_equal_results(
+            case, "numpy", str(tmp_path / "ours.npz"), str(tmp_path / "theirs.npz")
+        )
+
+
+def test_a_promise_is_met_from_its_ratio_on():
+    case = next(case for case in TABLE if case.target is not None and case.target.rival == "numpy")
+    row = Row(case, times={"hotloop": 1.0, "numpy": case.target.ratio})
+    assert row.met is True
+    row.times["numpy"] = case.target.ratio * 0.99
+    assert row.met is False
+    del row.times["numpy"]
+    assert row.met is None
+
+
+def test_durations_are_short_to_read():
+    assert [duration(s) for s in (2.5, 0.0123, 4.56e-5, 7.8e-8)] == [
+        "2.5 s",
+        "12.3 ms",
+        "45.6 µs",
+        "78 ns",
+    ]
+
+
+def test_the_command_times_two_cases_in_processes_of_their_own(tmp_path):
+    command = [sys.executable, "-m", "hotloop", "bench", "gemm", "--quick", "--rounds", "1"]
+    command += ["--rivals", "numpy", "--match", "32", "--json", str(tmp_path / "table.json")]
+    command += ["--markdown", str(tmp_path / "table.md"), "--threads", "1"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "gemm: 32x32x32 f32" in run.stdout
+    table = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
+    assert {"hotloop", "numpy"} <= set(table["rows"][0]["seconds"])
+    assert table["machine"]["versions"]["numpy"] == np.__version__
+    assert "| case |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_an_unknown_family_is_named(tmp_path):
+    command = [sys.executable, "-m", "hotloop", "bench", "gemn", "--list"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert run.returncode == 2
+    assert "unknown family 'gemn'" in run.stderr
+
+
+def test_the_cases_can_be_listed(tmp_path):
+    command = [sys.executable, "-m", "hotloop", "bench", "softmax", "--list"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert all(line.startswith("softmax: ") for line in run.stdout.splitlines())
