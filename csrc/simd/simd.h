@@ -39,6 +39,14 @@
 // linker.
 #define HOTLOOP_SIMD [[gnu::always_inline]] static inline
 
+// Before a loop of fixed length over registers (accumulators): without it gcc leaves them in
+// memory.
+#if defined(__clang__)
+#define HOTLOOP_UNROLL _Pragma("unroll")
+#else
+#define HOTLOOP_UNROLL _Pragma("GCC unroll 32")
+#endif
+
 namespace hotloop::HOTLOOP_LEVEL::simd {
 
 #if defined(HOTLOOP_LEVEL_AVX512) || defined(HOTLOOP_LEVEL_AVX512BF16)
@@ -121,6 +129,11 @@ HOTLOOP_SIMD Vec<T> set1(T x) {
       x -
       typename Vec<T>::type{}};  // the compilers know this as a broadcast; x - 0 keeps -0 and NaN
 }
+// The constant c in the type of another vector: how math/ spells its numbers.
+template <class T>
+HOTLOOP_SIMD Vec<T> splat(Vec<T>, double c) {
+  return set1<T>(static_cast<T>(c));
+}
 template <class T>
 HOTLOOP_SIMD Int<T> set1_int(typename Int<T>::scalar x) {
   return {x - typename Int<T>::type{}};
@@ -172,6 +185,15 @@ HOTLOOP_SIMD Int<T> as_int(Vec<T> a) {
 template <class T>
 HOTLOOP_SIMD Vec<T> as_vec(Int<T> a) {
   return {(typename Vec<T>::type)a.v};
+}
+// 2^n for whole n whose power is a normal number: the sum with 1.5 * 2^(mantissa bits) + bias holds
+// the exponent field in its low bits.
+template <class T>
+HOTLOOP_SIMD Vec<T> power_of_two(Vec<T> n) {
+  typedef typename Int<T>::utype U;
+  const Vec<T> magic =
+      set1<T>(is_float<T> ? T(12582912.0 + 127.0) : T(6755399441055744.0 + 1023.0));
+  return {(typename Vec<T>::type)((U)(n.v + magic.v) << (is_float<T> ? 23 : 52))};
 }
 template <class T>
 HOTLOOP_SIMD Int<T> operator+(Int<T> a, Int<T> b) {

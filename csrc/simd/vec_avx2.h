@@ -118,7 +118,7 @@ HOTLOOP_SIMD Vec<float> blend(Mask<float> mask, Vec<float> yes, Vec<float> no) {
 HOTLOOP_SIMD Vec<double> blend(Mask<double> mask, Vec<double> yes, Vec<double> no) {
   return {_mm256_blendv_pd(no.v, yes.v, (__m256d)mask.v)};
 }
-// The instructions return b when a is NaN; min and max in simd/vec_lanes.h put the NaN back.
+// As the instructions have it: b when either is NaN.
 HOTLOOP_SIMD Vec<float> min_or_b(Vec<float> a, Vec<float> b) {
   return {_mm256_min_ps(a.v, b.v)};
 }

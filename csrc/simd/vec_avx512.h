@@ -191,18 +191,26 @@ HOTLOOP_SIMD Vec<float> fnma(Vec<float> a, Vec<float> b, Vec<float> c) {
 HOTLOOP_SIMD Vec<double> fnma(Vec<double> a, Vec<double> b, Vec<double> c) {
   return {_mm512_fnmadd_pd(a.v, b.v, c.v)};
 }
-// The instructions return b when a is NaN; the mask puts the NaN back.
-HOTLOOP_SIMD Vec<float> min(Vec<float> a, Vec<float> b) {
-  return select(is_nan(a), a, Vec<float>{_mm512_min_ps(a.v, b.v)});
+// As the instructions have it: b when either is NaN.
+HOTLOOP_SIMD Vec<float> min_or_b(Vec<float> a, Vec<float> b) {
+  return {_mm512_min_ps(a.v, b.v)};
 }
-HOTLOOP_SIMD Vec<double> min(Vec<double> a, Vec<double> b) {
-  return select(is_nan(a), a, Vec<double>{_mm512_min_pd(a.v, b.v)});
+HOTLOOP_SIMD Vec<double> min_or_b(Vec<double> a, Vec<double> b) {
+  return {_mm512_min_pd(a.v, b.v)};
 }
-HOTLOOP_SIMD Vec<float> max(Vec<float> a, Vec<float> b) {
-  return select(is_nan(a), a, Vec<float>{_mm512_max_ps(a.v, b.v)});
+HOTLOOP_SIMD Vec<float> max_or_b(Vec<float> a, Vec<float> b) {
+  return {_mm512_max_ps(a.v, b.v)};
 }
-HOTLOOP_SIMD Vec<double> max(Vec<double> a, Vec<double> b) {
-  return select(is_nan(a), a, Vec<double>{_mm512_max_pd(a.v, b.v)});
+HOTLOOP_SIMD Vec<double> max_or_b(Vec<double> a, Vec<double> b) {
+  return {_mm512_max_pd(a.v, b.v)};
+}
+template <class T>
+HOTLOOP_SIMD Vec<T> min(Vec<T> a, Vec<T> b) {
+  return select(is_nan(a), a, min_or_b(a, b));
+}
+template <class T>
+HOTLOOP_SIMD Vec<T> max(Vec<T> a, Vec<T> b) {
+  return select(is_nan(a), a, max_or_b(a, b));
 }
 HOTLOOP_SIMD Vec<float> sqrt(Vec<float> a) {
   return {_mm512_sqrt_ps(a.v)};
@@ -221,6 +229,14 @@ HOTLOOP_SIMD Vec<float> floor(Vec<float> a) {
 }
 HOTLOOP_SIMD Vec<double> floor(Vec<double> a) {
   return {_mm512_roundscale_pd(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+
+// a * 2^n for whole n, with gradual underflow.
+HOTLOOP_SIMD Vec<float> scale(Vec<float> a, Vec<float> n) {
+  return {_mm512_scalef_ps(a.v, n.v)};
+}
+HOTLOOP_SIMD Vec<double> scale(Vec<double> a, Vec<double> n) {
+  return {_mm512_scalef_pd(a.v, n.v)};
 }
 
 }  // namespace hotloop::HOTLOOP_LEVEL::simd

@@ -98,6 +98,7 @@ HOTLOOP_SIMD Vec<T> blend(Mask<T> mask, Vec<T> yes, Vec<T> no) {
   typedef typename Int<T>::type I;
   return {(typename Vec<T>::type)((mask.v & (I)yes.v) | (~mask.v & (I)no.v))};
 }
+// As the instructions have it: b when either is NaN.
 template <class T>
 HOTLOOP_SIMD Vec<T> min_or_b(Vec<T> a, Vec<T> b) {
 #if defined(__SSE2__)

@@ -56,4 +56,12 @@ HOTLOOP_SIMD Vec<T> max(Vec<T> a, Vec<T> b) {
   return blend(is_nan(a), a, max_or_b(a, b));
 }
 
+// a * 2^n for whole n with |n| below twice the largest exponent: in two steps, so that neither
+// factor leaves the range of normal numbers, with gradual underflow.
+template <class T>
+HOTLOOP_SIMD Vec<T> scale(Vec<T> a, Vec<T> n) {
+  const Vec<T> half = round(n * set1<T>(T(0.5)));
+  return a * power_of_two(half) * power_of_two(n - half);
+}
+
 }  // namespace hotloop::HOTLOOP_LEVEL::simd
