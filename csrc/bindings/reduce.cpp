@@ -3,6 +3,7 @@
 
 #include "bindings/array.h"
 #include "bindings/dims.h"
+#include "bindings/gil.h"
 #include "bindings/params.h"
 
 namespace hotloop {
@@ -90,7 +91,7 @@ py::object reduce_any(const char* op_name, ReduceOp op, bool mean, py::handle x_
     args.reduced_strides[d] = plan.reduced.strides[0][d];
   }
   if (x.size >= kReleaseTerms) {
-    py::gil_scoped_release released;
+    const GilReleased released;
     run_reduce(args);
   } else {
     run_reduce(args);

@@ -1,0 +1,140 @@
+// y = exp(x - max) / sum(exp(x - max)) and log y along one axis; dx from dy and y.
+//
+// Layout: any strides. Rows that are dense along the axis are walked along it; rows that lie side
+// by side (the axis is not the last one) one vector of rows at a time, down the axis. Three passes
+// over a row, the second leaving the exponentials in y: rows fit L1 or L2, where passes are nearly
+// free and the online form (Milakov and Gimelshein, arXiv 1805.02867) would compute twice the
+// exponentials. Each pass reads an element before it is written, so out may be one of the inputs.
+#include "kernels/softmax.h"
+
+#include "engines/row_reduction.h"
+#include "simd/math.h"
+
+namespace hotloop::HOTLOOP_LEVEL {
+namespace {
+
+template <class T>
+struct Row {
+  const T* a;
+  const T* b;
+  T* out;
+};
+
+template <class T, class Walk>
+static inline void softmax_row(const Walk& walk, Row<T> row, const std::int64_t* strides) {
+  const Vec<T> top =
+      reduce_walk<MaxOp, T>(walk, [&](Step at) { return walk.load(row.a, strides[0], at); });
+  const Vec<T> total = reduce_walk<AddOp, T>(walk, [&](Step at) {
+    const Vec<T> power = simd::exp(walk.load(row.a, strides[0], at) - top);
+    walk.store(row.out, strides[2], at, power);
+    return power;
+  });
+  const Vec<T> scale = simd::set1<T>(T(1)) / total;
+  walk.each([&](Step at) {
+    walk.store(row.out, strides[2], at, walk.load(row.out, strides[2], at) * scale);
+  });
+}
+
+template <class T, class Walk>
+static inline void log_softmax_row(const Walk& walk, Row<T> row, const std::int64_t* strides) {
+  const Vec<T> top =
+      reduce_walk<MaxOp, T>(walk, [&](Step at) { return walk.load(row.a, strides[0], at); });
+  const Vec<T> total = reduce_walk<AddOp, T>(
+      walk, [&](Step at) { return simd::exp(walk.load(row.a, strides[0], at) - top); });
+  const Vec<T> log_total = simd::log(total);
+  // (x - top) first: top may be large, and its difference to x is exact where it matters.
+  walk.each([&](Step at) {
+    walk.store(row.out, strides[2], at, walk.load(row.a, strides[0], at) - top - log_total);
+  });
+}
+
+template <class T, class Walk>
+static inline void softmax_backward_row(const Walk& walk, Row<T> row, const std::int64_t* strides) {
+  const Vec<T> dot = reduce_walk<AddOp, T>(walk, [&](Step at) {
+    return walk.load(row.a, strides[0], at) * walk.load(row.b, strides[1], at);
+  });
+  walk.each([&](Step at) {
+    const Vec<T> dy = walk.load(row.a, strides[0], at), y = walk.load(row.b, strides[1], at);
+    walk.store(row.out, strides[2], at, y * (dy - dot));
+  });
+}
+
+template <class T, class Walk>
+static inline void log_softmax_backward_row(const Walk& walk, Row<T> row,
+                                            const std::int64_t* strides) {
+  const Vec<T> total =
+      reduce_walk<AddOp, T>(walk, [&](Step at) { return walk.load(row.a, strides[0], at); });
+  walk.each([&](Step at) {
+    const Vec<T> dy = walk.load(row.a, strides[0], at), y = walk.load(row.b, strides[1], at);
+    walk.store(row.out, strides[2], at, simd::fnma(simd::exp(y), total, dy));
+  });
+}
+
+template <class T, class Walk>
+static inline void any_row(SoftmaxOp op, const Walk& walk, Row<T> row,
+                           const std::int64_t* strides) {
+  switch (op) {
+    case SoftmaxOp::softmax:
+      return softmax_row<T>(walk, row, strides);
+    case SoftmaxOp::log_softmax:
+      return log_softmax_row<T>(walk, row, strides);
+    case SoftmaxOp::softmax_backward:
+      return softmax_backward_row<T>(walk, row, strides);
+    case SoftmaxOp::log_softmax_backward:
+      return log_softmax_backward_row<T>(walk, row, strides);
+  }
+}
+
+// The row `index` of the first `dims` row axes.
+template <class T>
+static inline Row<T> find_row(const SoftmaxArgs& args, std::int32_t dims, std::int64_t index) {
+  const Axes a{dims, args.row_sizes, args.row_strides[0]};
+  const Axes b{dims, args.row_sizes, args.row_strides[1]};
+  const Axes out{dims, args.row_sizes, args.row_strides[2]};
+  return {static_cast<const T*>(args.a) + offset_of(a, index),
+          static_cast<const T*>(args.b) + offset_of(b, index),
+          static_cast<T*>(args.out) + offset_of(out, index)};
+}
+
+template <class T>
+static inline void softmax_columns(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
+  constexpr int lanes = Vec<T>::lanes;
+  const std::int64_t columns = args.row_sizes[args.row_dims - 1];
+  const std::int64_t blocks = (columns + kSoftmaxColumns - 1) / kSoftmaxColumns;
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const Row<T> row = find_row<T>(args, args.row_dims - 1, unit / blocks);
+    std::int64_t column = unit % blocks * kSoftmaxColumns;
+    const std::int64_t stop =
+        column + kSoftmaxColumns < columns ? column + kSoftmaxColumns : columns;
+    for (; column < stop; column += lanes) {
+      const int rows = stop - column < lanes ? static_cast<int>(stop - column) : lanes;
+      any_row<T>(args.op, DownRows<T>{args.n, rows},
+                 Row<T>{row.a + column, row.b + column, row.out + column}, args.axis_strides);
+    }
+  }
+}
+
+template <class T>
+static inline void softmax_body(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
+  if (args.columns) return softmax_columns<T>(args, begin, end);
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const Row<T> row = find_row<T>(args, args.row_dims, unit);
+    if (args.unit_stride) {
+      any_row<T>(args.op, AlongRow<T, true>{args.n}, row, args.axis_strides);
+    } else {
+      any_row<T>(args.op, AlongRow<T, false>{args.n}, row, args.axis_strides);
+    }
+  }
+}
+
+}  // namespace
+
+void softmax(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
+  if (args.dtype == DType::f32) {
+    softmax_body<float>(args, begin, end);
+  } else {
+    softmax_body<double>(args, begin, end);
+  }
+}
+
+}  // namespace hotloop::HOTLOOP_LEVEL
