@@ -20,8 +20,8 @@ template <class T>
 [[gnu::noinline]] static simd::Vec<T> activate_called(Activation kind, double alpha,
                                                       simd::Vec<T> v) {
   switch (kind) {
-#define HOTLOOP_X(name, parameter, saved) \
-  case Activation::name:                  \
+#define HOTLOOP_X(name, parameter, saved, cost) \
+  case Activation::name:                        \
     return formula::name(v, alpha);
     HOTLOOP_ACTIVATIONS(HOTLOOP_X)
 #undef HOTLOOP_X
@@ -43,7 +43,7 @@ template <class T>
 template <class T>
 [[gnu::noinline]] static void activate_row(Activation kind, double alpha, T* row, std::int64_t n) {
   switch (kind) {
-#define HOTLOOP_X(name, parameter, saved)                        \
+#define HOTLOOP_X(name, parameter, saved, cost)                  \
   case Activation::name:                                         \
     for (std::int64_t i = 0; i < n; i += simd::Vec<T>::lanes) {  \
       const simd::Vec<T> v = simd::load_upto(row + i, n - i);    \

@@ -1,0 +1,218 @@
+#include "bindings/map.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace hotloop {
+
+namespace {
+
+constexpr std::int64_t kPiece =
+    2048;  // elements: 8 KB of float32, a third of L1 for three operands
+// From here on (bytes of all operands) the output is written around the caches.
+constexpr std::int64_t kStreamBytes = std::int64_t{24} << 20;
+
+std::int64_t magnitude(std::int64_t value) {
+  return value < 0 ? -value : value;
+}
+
+// The stride of operand `a` along axis `axis` of an array of `ndim` axes that it broadcasts to.
+std::int64_t broadcast_stride(const Array& a, int axis, int ndim) {
+  const int own = axis - (ndim - a.ndim);
+  return own < 0 || a.shape(own) == 1 ? 0 : a.stride(own);
+}
+
+}  // namespace
+
+Shape broadcast_shape(const char* op, const char* name_a, const Array& a, const char* name_b,
+                      const Array& b) {
+  const int ndim = std::max(a.ndim, b.ndim);
+  Shape shape(static_cast<std::size_t>(ndim));
+  for (int axis = 0; axis < ndim; ++axis) {
+    const int at_a = axis - (ndim - a.ndim), at_b = axis - (ndim - b.ndim);
+    const std::int64_t size_a = at_a < 0 ? 1 : a.shape(at_a);
+    const std::int64_t size_b = at_b < 0 ? 1 : b.shape(at_b);
+    if (size_a != size_b && size_a != 1 && size_b != 1) {
+      throw ShapeError(std::string(op) + ": " + name_a + " and " + name_b +
+                       " must have shapes that broadcast, got " + shape_text(a.shape_vector()) +
+                       " and " + shape_text(b.shape_vector()) + "; axis " + std::to_string(axis) +
+                       " of the result would be both " + std::to_string(size_a) + " and " +
+                       std::to_string(size_b));
+    }
+    shape[static_cast<std::size_t>(axis)] = size_a == 1 ? size_b : size_a;
+  }
+  return shape;
+}
+
+Output map_output(const char* op, py::handle out, DType dtype, const Shape& shape,
+                  Operands operands) {
+  const int ndim = static_cast<int>(shape.size());
+  if (given(out) || ndim < 2) return Output(op, out, dtype, shape);
+  bool row_major = true;
+  for (const Array* a : operands) row_major = row_major && a->contiguous();
+  if (row_major) return Output(op, out, dtype, shape);
+  // Insertion sort by stride, largest first; an operand that broadcasts along an axis has no say in
+  // it.
+  std::array<int, kMaxDims> order;
+  for (int axis = 0; axis < ndim; ++axis) {
+    int place = axis;
+    for (; place > 0; --place) {
+      const int other = order[static_cast<std::size_t>(place - 1)];
+      std::int64_t mine = 0, theirs = 0;
+      for (const Array* a : operands) {
+        mine = magnitude(broadcast_stride(*a, axis, ndim));
+        theirs = magnitude(broadcast_stride(*a, other, ndim));
+        if (mine != 0 && theirs != 0) break;
+        mine = theirs = 0;
+      }
+      if (mine <= theirs) break;
+      order[static_cast<std::size_t>(place)] = other;
+    }
+    order[static_cast<std::size_t>(place)] = axis;
+  }
+  Shape strides(shape.size());
+  std::int64_t step = 1;
+  for (int place = ndim - 1; place >= 0; --place) {
+    const auto axis = static_cast<std::size_t>(order[static_cast<std::size_t>(place)]);
+    strides[axis] = step;
+    step *= shape[axis];
+  }
+  return Output(op, out, dtype, shape, strides);
+}
+
+MapArgs plan_map(const Array& out, Operands operands) {
+  MapArgs args;
+  args.dtype = out.dtype;
+  args.scalar = 0;
+  const int count = static_cast<int>(operands.size()) + 1;
+  args.data[0] = out.data;
+  for (int k = 1; k < count; ++k) args.data[k] = operands.begin()[k - 1]->data;
+  bool flat = out.contiguous();
+  for (const Array* a : operands) flat = flat && a->size == out.size && a->contiguous();
+  int ndim = 0;
+  if (flat || out.size <= 1) {
+    args.shape[0] = out.size;
+    for (int k = 0; k < count; ++k) args.strides[k][0] = 1;
+    ndim = 1;
+  } else {
+    for (int axis = 0; axis < out.ndim; ++axis) {
+      const std::int64_t size = out.shape(axis);
+      if (size == 1) continue;
+      std::int64_t strides[kMapOperands];
+      strides[0] = out.stride(axis);
+      for (int k = 1; k < count; ++k) {
+        strides[k] = broadcast_stride(*operands.begin()[k - 1], axis, out.ndim);
+      }
+      if (strides[0] < 0) {  // walk the output upwards
+        const std::int64_t item = item_size(out.dtype);
+        for (int k = 0; k < count; ++k) {
+          args.data[k] = static_cast<char*>(args.data[k]) + (size - 1) * strides[k] * item;
+          strides[k] = -strides[k];
+        }
+      }
+      int place = ndim++;
+      for (; place > 0 && args.strides[0][place - 1] < strides[0]; --place) {
+        args.shape[place] = args.shape[place - 1];
+        for (int k = 0; k < count; ++k) args.strides[k][place] = args.strides[k][place - 1];
+      }
+      args.shape[place] = size;
+      for (int k = 0; k < count; ++k) args.strides[k][place] = strides[k];
+    }
+    int merged = 0;
+    for (int axis = 1; axis < ndim; ++axis) {
+      bool joins = true;
+      for (int k = 0; k < count; ++k) {
+        joins = joins && args.strides[k][merged] == args.strides[k][axis] * args.shape[axis];
+      }
+      if (joins) {
+        args.shape[merged] *= args.shape[axis];
+      } else {
+        args.shape[++merged] = args.shape[axis];
+      }
+      for (int k = 0; k < count; ++k) args.strides[k][merged] = args.strides[k][axis];
+    }
+    ndim = merged + 1;
+  }
+  args.ndim = ndim;
+  args.stream = out.size * count * item_size(out.dtype) >= kStreamBytes;
+  for (int k = 1; k < count; ++k) args.stream = args.stream && args.data[k] != args.data[0];
+  const std::int64_t row = args.shape[ndim - 1];
+  args.piece = std::min(row, kPiece);
+  args.pieces = args.piece == 0 ? 0 : (row + kPiece - 1) / kPiece;
+  return args;
+}
+
+Split map_split(const MapArgs& args, double nanoseconds, bool is_fresh) {
+  Split split{.units = args.pieces, .interruptible = is_fresh};
+  for (int axis = 0; axis < args.ndim - 1; ++axis) split.units *= args.shape[axis];
+  const double width = args.dtype == DType::f32 ? 1.0 : 2.0;
+  const double unit = 5.0 + static_cast<double>(args.piece) * nanoseconds * width;
+  split.grain = static_cast<std::int64_t>(10000.0 / unit) + 1;
+  return split;
+}
+
+bool run_flat(Kernel<MapArgs> kernel, std::initializer_list<py::handle> inputs, py::handle out,
+              double scalar) {
+  const auto& api = py::detail::npy_api::get();
+  if (Py_TYPE(out.ptr()) != reinterpret_cast<PyTypeObject*>(api.PyArray_Type_)) return false;
+  const auto* target = py::detail::array_proxy(out.ptr());
+  constexpr int needed =
+      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  constexpr int writable = needed | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  if ((target->flags & writable) != writable) return false;
+  MapArgs args;
+  const auto* descr = py::detail::array_descriptor_proxy(target->descr);
+  if (descr->byteorder == '>') return false;
+  if (descr->type_num == py::detail::npy_api::NPY_FLOAT_) {
+    args.dtype = DType::f32;
+  } else if (descr->type_num == py::detail::npy_api::NPY_DOUBLE_) {
+    args.dtype = DType::f64;
+  } else {
+    return false;
+  }
+  std::int64_t size = 1;
+  for (int axis = 0; axis < target->nd; ++axis) size *= target->dimensions[axis];
+  if (size == 0 || size > kPiece) return false;
+  const std::int64_t bytes = size * item_size(args.dtype);
+  args.data[0] = target->data;
+  int count = 1;
+  for (py::handle input : inputs) {
+    if (Py_TYPE(input.ptr()) != Py_TYPE(out.ptr())) return false;
+    const auto* source = py::detail::array_proxy(input.ptr());
+    if ((source->flags & needed) != needed || source->nd != target->nd) return false;
+    // The same descriptor object: the common case, and cheaper to see than an equal one.
+    if (source->descr != target->descr) return false;
+    for (int axis = 0; axis < target->nd; ++axis) {
+      if (source->dimensions[axis] != target->dimensions[axis]) return false;
+    }
+    const std::intptr_t apart = source->data - target->data;
+    if (apart != 0 && apart < bytes && -apart < bytes) return false;
+    args.data[count] = source->data;
+    args.strides[count++][0] = 1;
+  }
+  args.strides[0][0] = 1;
+  args.shape[0] = args.piece = size;
+  args.pieces = 1;
+  args.scalar = scalar;
+  args.ndim = 1;
+  args.stream = false;
+  kernel(args, 0, 1);
+  return true;
+}
+
+bool scalar_value(py::handle object, double* value) {
+  PyObject* raw = object.ptr();
+  if (PyFloat_Check(raw)) {
+    *value = PyFloat_AS_DOUBLE(raw);
+    return true;
+  }
+  const bool is_integer = PyLong_Check(raw) && !PyBool_Check(raw);
+  if (!is_integer && !py::isinstance(object, py::module_::import("numpy").attr("number"))) {
+    return false;
+  }
+  *value = PyFloat_AsDouble(raw);  // raises for complex numbers
+  if (*value == -1.0 && PyErr_Occurred()) throw py::error_already_set();
+  return true;
+}
+
+}  // namespace hotloop
