@@ -11,6 +11,7 @@
 #include "core/levels.h"
 #include "core/philox.h"
 #include "core/threads.h"
+#include "math/philox.h"
 
 namespace py = pybind11;
 
@@ -80,6 +81,11 @@ void bind_core(py::module_& module) {
     return py::make_tuple(key.seed, key.stream);
   });
   module.def("set_key", [](std::uint64_t seed, std::uint64_t stream) { set_key({seed, stream}); });
+
+  module.def("philox", [](std::uint64_t seed, std::uint64_t stream, std::uint64_t index) {
+    const math::PhiloxBlock block = math::philox_at(seed, stream, index);
+    return py::make_tuple(block.word[0], block.word[1], block.word[2], block.word[3]);
+  });
 
   set_interrupt_hook(signal_pending);
 }
