@@ -241,3 +241,62 @@ def pool_windows(
     x = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=fill)
     view = np.lib.stride_tricks.sliding_window_view(x, (kh, kw), axis=(2, 3))
     return view[:, :, ::sh, ::sw]
+
+
+def _conv_windows(
+    x: np.ndarray, w_shape: Sequence[int], how: dict[str, tuple[int, int] | int]
+) -> np.ndarray:
+    """A writable view of padded x (n, c, h, w): (n, groups, c / groups, out_h, out_w, kh, kw)."""
+    (sh, sw), (dh, dw), groups = how["stride"], how["dilation"], int(how["groups"])
+    n, c, h, w = x.shape
+    kh, kw = w_shape[2:]
+    shape = (n, groups, c // groups)
+    shape += ((h - dh * (kh - 1) - 1) // sh + 1, (w - dw * (kw - 1) - 1) // sw + 1, kh, kw)
+    a, b, row, col = x.strides
+    strides = (a, b * (c // groups), b, row * sh, col * sw, row * dh, col * dw)
+    return np.lib.stride_tricks.as_strided(x, shape, strides)
+
+
+def _conv_how(stride=1, padding=0, dilation=1, groups=1):
+    pairs = {"stride": stride, "padding": padding, "dilation": dilation}
+    how = {name: (v, v) if isinstance(v, int) else tuple(v) for name, v in pairs.items()}
+    return how | {"groups": groups}
+
+
+def _conv_padded(x: np.ndarray, how: dict) -> np.ndarray:
+    ph, pw = how["padding"]
+    return np.pad(x.astype(np.float64), ((0, 0), (0, 0), (ph, ph), (pw, pw)))
+
+
+def conv2d(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None, **settings) -> np.ndarray:
+    """x (n, c, h, w), w (o, c / groups, kh, kw), b (o,)."""
+    how = _conv_how(**settings)
+    windows = _conv_windows(_conv_padded(x, how), w.shape, how)
+    grouped = w.astype(np.float64).reshape(how["groups"], -1, *w.shape[1:])
+    y = np.einsum("ngchwkl,gockl->ngohw", windows, grouped, optimize=True)
+    y = y.reshape(y.shape[0], -1, *y.shape[3:])
+    return y if b is None else y + b.astype(np.float64)[:, None, None]
+
+
+def conv2d_backward_input(
+    dy: np.ndarray, w: np.ndarray, x_shape: Sequence[int], **settings
+) -> np.ndarray:
+    how = _conv_how(**settings)
+    dx = _conv_padded(np.zeros(x_shape), how)
+    windows = _conv_windows(dx, w.shape, how)
+    grouped = w.astype(np.float64).reshape(how["groups"], -1, *w.shape[1:])
+    dy = dy.astype(np.float64).reshape(dy.shape[0], how["groups"], -1, *dy.shape[2:])
+    for tap in np.ndindex(w.shape[2:]):  # the pixels of one tap do not overlap
+        view = windows[..., tap[0], tap[1]]
+        view += np.einsum("ngohw,goc->ngchw", dy, grouped[..., tap[0], tap[1]], optimize=True)
+    (ph, pw), (h, width) = how["padding"], x_shape[2:]
+    return dx[:, :, ph : ph + h, pw : pw + width]
+
+
+def conv2d_backward_weight(
+    dy: np.ndarray, x: np.ndarray, w_shape: Sequence[int], **settings
+) -> np.ndarray:
+    how = _conv_how(**settings)
+    windows = _conv_windows(_conv_padded(x, how), w_shape, how)
+    dy = dy.astype(np.float64).reshape(dy.shape[0], how["groups"], -1, *dy.shape[2:])
+    return np.einsum("ngohw,ngchwkl->gockl", dy, windows, optimize=True).reshape(w_shape)

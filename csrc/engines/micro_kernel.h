@@ -31,13 +31,16 @@ constexpr int kTileRows = simd::kFusedFma ? 6 : 4;
 template <class T>
 constexpr int kTileColumns = kTileVectors * Vec<T>::lanes;
 constexpr int kMaxTileRows = simd::kBytes == 64 ? 8 : kTileRows;
-// Rows of a tile that is `vectors` wide: narrow tiles take more rows.
-constexpr int rows_for_vectors(int vectors) {
-  return simd::kBytes == 64 && vectors < 4 ? 8 : kTileRows;
+// Rows of a tile that is `vectors` wide: narrow tiles take more rows; the mask of a short last
+// vector is a seventeenth register under AVX2.
+constexpr int rows_for_vectors(int vectors, bool ragged) {
+  if (simd::kBytes == 64) return vectors < 4 ? 8 : kTileRows;
+  return simd::kBytes == 32 && vectors == 2 && ragged ? 5 : kTileRows;
 }
 template <class T>
 constexpr int tile_rows(std::int64_t columns) {
-  return rows_for_vectors(columns > (kTileVectors - 1) * Vec<T>::lanes ? kTileVectors : 1);
+  return rows_for_vectors(columns > (kTileVectors - 1) * Vec<T>::lanes ? kTileVectors : 1,
+                          columns % Vec<T>::lanes != 0);
 }
 
 template <class T>
@@ -150,11 +153,13 @@ inline TileLoop<T> loop_for_rows(int rows) {
     default:
       break;
   }
-  if constexpr (rows_for_vectors(Vectors) >= 6) {
+  if constexpr (rows_for_vectors(Vectors, Ragged) >= 5) {
     if (rows == 5) return tile_loop<T, 5, Vectors, Ragged>;
+  }
+  if constexpr (rows_for_vectors(Vectors, Ragged) >= 6) {
     if (rows == 6) return tile_loop<T, 6, Vectors, Ragged>;
   }
-  if constexpr (rows_for_vectors(Vectors) >= 8) {
+  if constexpr (rows_for_vectors(Vectors, Ragged) >= 8) {
     if (rows == 7) return tile_loop<T, 7, Vectors, Ragged>;
     return tile_loop<T, 8, Vectors, Ragged>;
   }

@@ -1,0 +1,129 @@
+// The tile of convolutions: C[rows x columns] = init + sum over k of A[row][offset[k]] *
+// B[k][columns]. Like engines/micro_kernel.h, but A is read through a table of offsets that all
+// rows share. The table makes the sum dense whatever lies behind it: taps times channels of an
+// image (one channel too) going forward, the pixels of an image in the gradient of the weights.
+#pragma once
+
+#include "simd/simd.h"
+
+namespace hotloop::HOTLOOP_LEVEL {
+namespace {
+
+using simd::Vec;
+
+constexpr int kConvVectors = simd::kBytes == 64 ? 4 : 2;
+constexpr int kConvMaxRows = 14;
+
+// Accumulators, one vector of B for each column vector and one of A must fit the registers.
+constexpr int conv_tile_rows(int vectors) {
+  if (simd::kBytes == 64) {
+    return vectors == 1 ? 14 : vectors == 2 ? 12 : vectors == 3 ? 8 : 6;
+  }
+  return vectors == 1 ? 10 : simd::kFusedFma ? 6 : 4;
+}
+
+template <class T>
+struct ConvTile {
+  const T* rows[kConvMaxRows];  // A, of each row
+  T* c[kConvMaxRows];           // C, of each row
+  const std::int64_t* offset;
+  std::int64_t depth;
+  const T* b;
+  std::int64_t b_step;
+  const T* init;         // one value per column, whole vectors; null: C itself
+  std::int64_t columns;  // of C that exist; B and init reach to the end of the last vector
+};
+
+template <class T, int Rows, int Vectors>
+[[gnu::noinline]] void conv_tile_loop(const ConvTile<T>& tile) {
+  using V = Vec<T>;
+  V sum[Rows][Vectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < Vectors; ++v) {
+    if (tile.init) {
+      const V init = simd::load(tile.init + v * V::lanes);
+#pragma GCC unroll 14
+      for (int i = 0; i < Rows; ++i) sum[i][v] = init;
+    } else {
+#pragma GCC unroll 14
+      for (int i = 0; i < Rows; ++i) {
+        sum[i][v] = simd::load_upto(tile.c[i] + v * V::lanes, tile.columns - v * V::lanes);
+      }
+    }
+  }
+  const T* row[Rows];
+#pragma GCC unroll 14
+  for (int i = 0; i < Rows; ++i) row[i] = tile.rows[i];
+  const std::int64_t* offset = tile.offset;
+  const T* b = tile.b;
+  const std::int64_t b_step = tile.b_step;
+  for (std::int64_t k = tile.depth; k > 0; --k) {
+    const std::int64_t at = *offset++;
+    V bv[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) bv[v] = simd::load(b + v * V::lanes);
+#pragma GCC unroll 14
+    for (int i = 0; i < Rows; ++i) {
+      const V av = simd::set1<T>(row[i][at]);
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::fma(av, bv[v], sum[i][v]);
+    }
+    b += b_step;
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < Vectors; ++v) {
+#pragma GCC unroll 14
+    for (int i = 0; i < Rows; ++i) {
+      simd::store_upto(tile.c[i] + v * V::lanes, sum[i][v], tile.columns - v * V::lanes);
+    }
+  }
+}
+
+template <class T, int Vectors>
+inline void run_conv_tile_rows(const ConvTile<T>& tile, int rows) {
+  constexpr int kMost = conv_tile_rows(Vectors);
+  if (rows == 1) return conv_tile_loop<T, 1, Vectors>(tile);
+  if (rows == 2) return conv_tile_loop<T, 2, Vectors>(tile);
+  if (rows <= 4) return conv_tile_loop<T, 4, Vectors>(tile);
+  if constexpr (kMost >= 8) {
+    if (rows <= 6) return conv_tile_loop<T, 6, Vectors>(tile);
+  }
+  if constexpr (kMost >= 10) {
+    if (rows <= 8) return conv_tile_loop<T, 8, Vectors>(tile);
+  }
+  if constexpr (kMost >= 12) {
+    if (rows <= 10) return conv_tile_loop<T, 10, Vectors>(tile);
+  }
+  if constexpr (kMost >= 14) {
+    if (rows <= 12) return conv_tile_loop<T, 12, Vectors>(tile);
+  }
+  if constexpr (kMost > 4) conv_tile_loop<T, kMost, Vectors>(tile);
+}
+
+// Rows beyond the last are filled with copies of it by the caller: fill_rows.
+template <class T>
+inline void run_conv_tile(const ConvTile<T>& tile, int rows, int vectors) {
+  switch (vectors) {
+    case 1:
+      return run_conv_tile_rows<T, 1>(tile, rows);
+    case 2:
+      return run_conv_tile_rows<T, 2>(tile, rows);
+    default:
+      if constexpr (kConvVectors == 4) {
+        if (vectors == 3) return run_conv_tile_rows<T, 3>(tile, rows);
+        return run_conv_tile_rows<T, 4>(tile, rows);
+      }
+  }
+}
+
+// A tile of 5 rows runs as one of 6 whose last row is computed twice, with the same result.
+template <class T>
+inline void fill_rows(ConvTile<T>& tile, int rows) {
+  for (int i = rows; i < kConvMaxRows; ++i) {
+    tile.rows[i] = tile.rows[rows - 1];
+    tile.c[i] = tile.c[rows - 1];
+  }
+}
+
+}  // namespace
+}  // namespace hotloop::HOTLOOP_LEVEL

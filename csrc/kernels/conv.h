@@ -1,0 +1,155 @@
+// Convolutions in three directions, as the loops see them. Everything is a table of offsets: a
+// source (the image, or a copy of a part of it with its border of zeros) is read at
+//   pixel[p] + tap[k]
+// for output pixel p and term k of its sum, so that stride, padding, dilation, layout and the
+// phases of a strided backward pass are numbers in two tables and not cases in the loops.
+//   forward         y[p, o]  = sum over k of source[pixel[p] + tap[k]] * w[k, o]
+//   backward input  the same with dy as the source, once per phase of the stride
+//   backward weight dw[k, o] = sum over p of source[pixel[p] + tap[k]] * dy[p, o]
+#pragma once
+
+#include "core/dispatch.h"
+#include "kernels/activation.h"
+
+namespace hotloop {
+
+// Packed operands come in columns of one block (64 bytes), whatever the level: a panel is up to
+// kPanelBlocks of them side by side, [k][columns of the panel], short columns filled with zeros.
+inline constexpr std::int64_t kBlockBytes = 64;
+inline constexpr std::int64_t kPanelBlocks = 4;
+
+struct ConvColumns {
+  std::int64_t columns;  // of one group
+  std::int64_t blocks;   // of kBlockBytes that hold them
+  std::int64_t panels;   // that the blocks are dealt to, evenly
+};
+
+// Where the source pixels of some output pixels lie. A slab is the work of one unit: `images` whole
+// images, or `rows` output rows of one. It is read where it lies (direct) or copied into scratch
+// with its padding, channels last.
+struct ConvSlab {
+  const void* data;  // of the images, strides in elements
+  std::int64_t stride_n, stride_h, stride_w, stride_c;
+  std::int64_t n, h, w, channels;
+  std::int64_t out_h, out_w;
+  std::int64_t images, rows, per_image, count;  // slabs of an image; slabs in all
+  std::int64_t step_h;                          // source rows per output row
+  std::int64_t top, left;                       // of the slab of output row 0, may be negative
+  std::int64_t span_h;                          // source rows under one output pixel
+  std::int64_t width;                           // source columns of a slab
+  std::int64_t size;                            // elements of a copied slab of all channels
+  bool direct;
+  const std::int64_t* pixel;  // [images * rows * out_w]
+};
+
+// Scratch of the thread that works: data + thread() * stride bytes.
+struct ConvScratch {
+  char* data;
+  std::int64_t stride;
+  int (*thread)();
+};
+
+// Weights w[group, k, column] into panels. A unit is (group, panel, run of kPackRun terms).
+inline constexpr std::int64_t kPackRun = 128;
+struct ConvPackArgs {
+  DType dtype;
+  const void* w;
+  const std::int64_t* term;   // [depth]: where term k lies
+  const std::int64_t* order;  // [depth]: the terms by their place in w; null: as they come
+  std::int64_t depth, groups, stride_group, stride_column;
+  ConvColumns columns;
+  void* packed;  // [group][panel][depth][columns of the panel]
+};
+
+// y = source * weights + bias. A unit is (slab, split of the panels of all groups).
+struct ConvTilesArgs {
+  DType dtype;
+  ConvSlab slab;
+  const std::int64_t* tap;                   // [depth]
+  std::int64_t depth, groups, stride_group;  // of the source, from group to group
+  ConvColumns columns;
+  std::int64_t splits;
+  const void* weights;  // packed
+  const void* bias;     // [groups][blocks], zeros where there is none
+  void* y;              // channels dense; strides in elements of one step of out_h, out_w
+  std::int64_t y_stride_n, y_stride_h;
+  const std::int64_t* y_pixel;  // like slab.pixel
+  Activation activation;        // applied where y is still in cache
+  double activation_alpha;      // its parameter
+  ConvScratch scratch;
+};
+
+// One partial dw per chunk of slabs. A unit is (chunk, run of input channels of all groups).
+struct ConvWeightArgs {
+  DType dtype;
+  ConvSlab slab;
+  const std::int64_t* tap;  // [taps]: offset of a tap's first channel in a slab of `run` channels
+  std::int64_t taps, groups, group_channels;
+  std::int64_t run,
+      runs;  // input channels of a unit; units per chunk. More than one run: one group
+  ConvColumns columns;
+  const void* dy;
+  std::int64_t dy_stride_n, dy_stride_h, dy_stride_w, dy_stride_c;
+  bool dy_direct;  // dy serves as a panel as it lies
+  std::int64_t chunks, chunk_slabs;
+  void* partial;  // [chunk][group][run][tap][channel of run][blocks]
+  ConvScratch scratch;
+};
+
+// dw = sum of the partials in order. A unit is one (group, term).
+struct ConvWeightSumArgs {
+  DType dtype;
+  const void* partial;
+  std::int64_t chunks, chunk_size, depth, groups;
+  ConvColumns columns;
+  void* dw;
+  const std::int64_t* term;  // [depth]: where term k lies in dw
+  std::int64_t stride_group, stride_column;
+};
+
+HOTLOOP_KERNEL(conv_pack, ConvPackArgs)
+HOTLOOP_KERNEL(conv_tiles, ConvTilesArgs)
+// One channel in and out per group: weights packed as one group, one panel, taps terms.
+HOTLOOP_KERNEL(conv_depthwise, ConvTilesArgs)
+HOTLOOP_KERNEL(conv_weight, ConvWeightArgs)
+HOTLOOP_KERNEL(conv_depthwise_weight, ConvWeightArgs)
+HOTLOOP_KERNEL(conv_weight_sum, ConvWeightSumArgs)
+
+#ifndef HOTLOOP_LEVEL
+// The driver: plans the tables, packs, launches. Arrays in elements' strides, sizes checked.
+struct ConvImage {
+  void* data;
+  std::int64_t stride_n, stride_c, stride_h, stride_w;
+};
+struct ConvKernel {
+  void* data;
+  std::int64_t stride_o, stride_i, stride_h, stride_w;
+};
+struct ConvProblem {
+  DType dtype;
+  std::int64_t n, c, h, w;    // input
+  std::int64_t o, kh, kw;     // weights (o, c / groups, kh, kw)
+  std::int64_t out_h, out_w;  // output (n, o, out_h, out_w)
+  std::int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
+  bool interruptible;  // false where the result is the caller's own array
+};
+struct ConvEpilogue {
+  const void* bias = nullptr;
+  std::int64_t bias_stride = 0;
+  Activation activation = Activation::none;
+  double activation_alpha = 0;
+};
+
+// Products and sums of a pass: what decides about threads and the GIL.
+double conv_work(const ConvProblem& problem);
+
+// Channels of y and dx must be dense (stride_c 1).
+void conv_forward(const ConvProblem& problem, const ConvImage& x, const ConvKernel& w,
+                  const ConvEpilogue& epilogue, const ConvImage& y);
+void conv_backward_input(const ConvProblem& problem, const ConvImage& dy, const ConvKernel& w,
+                         const ConvImage& dx);
+void conv_backward_weight(const ConvProblem& problem, const ConvImage& dy, const ConvImage& x,
+                          const ConvKernel& dw);
+#endif
+
+}  // namespace hotloop

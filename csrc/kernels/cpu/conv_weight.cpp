@@ -1,0 +1,246 @@
+// The gradient of convolution weights: dw[k, o] = sum over pixels p of source[p, k] * dy[p, o], the
+// same tile as forward with the roles of pixels and terms exchanged. The sum runs over fixed chunks
+// of slabs, each into a partial of its own; a second kernel adds the partials in order, so that the
+// bits do not depend on the threads.
+#include "engines/conv_slab.h"
+#include "engines/conv_tile.h"
+#include "kernels/conv.h"
+
+namespace hotloop::HOTLOOP_LEVEL {
+namespace {
+
+// dy of a slab as panels: [group][panel][pixel][columns of the panel].
+template <class T>
+void pack_dy(const ConvWeightArgs& args, const SlabPart& part, T* to) {
+  const ConvColumns& columns = args.columns;
+  for (std::int64_t group = 0; group < args.groups; ++group) {
+    for (std::int64_t panel = 0; panel < columns.panels; ++panel) {
+      const std::int64_t block = first_block(columns, panel);
+      const std::int64_t width = (first_block(columns, panel + 1) - block) * kBlock<T>;
+      const std::int64_t rest = columns.columns - block * kBlock<T>;
+      const std::int64_t valid = rest < width ? rest : width;
+      for (std::int64_t row = 0; row < part.images * part.rows; ++row) {
+        const T* from = static_cast<const T*>(args.dy) +
+                        (part.image + row / part.rows) * args.dy_stride_n +
+                        (part.row + row % part.rows) * args.dy_stride_h +
+                        (group * columns.columns + block * kBlock<T>)*args.dy_stride_c;
+        copy_pixels(to, width, from, args.dy_stride_w, args.dy_stride_c, args.slab.out_w, valid);
+        if (valid < width) {
+          for (std::int64_t pixel = 0; pixel < args.slab.out_w; ++pixel) {
+            fill_zeros(to + pixel * width + valid, width - valid);
+          }
+        }
+        to += width * args.slab.out_w;
+      }
+    }
+  }
+}
+
+// Source and dy of a slab, in scratch or in place. Panels of a packed dy follow one another.
+template <class T>
+struct SlabOperands {
+  const T* source;
+  const T* dy;
+};
+
+template <class T>
+inline SlabOperands<T> read_slab(const ConvWeightArgs& args, const SlabPart& part,
+                                 std::int64_t first_channel, std::int64_t channels) {
+  T* scratch = own_scratch<T>(args.scratch);
+  SlabOperands<T> operands;
+  if (args.slab.direct) {
+    operands.source = slab_in_place<T>(args.slab, part) + first_channel;
+  } else {
+    fill_slab(args.slab, part, first_channel, channels, scratch);
+    operands.source = scratch;
+    scratch += args.slab.size;
+  }
+  if (args.dy_direct) {
+    operands.dy = static_cast<const T*>(args.dy) + part.image * args.dy_stride_n +
+                  part.row * args.dy_stride_h;
+  } else {
+    pack_dy(args, part, scratch);
+    operands.dy = scratch;
+  }
+  return operands;
+}
+
+template <class T>
+void add_slab(const ConvWeightArgs& args, const SlabPart& part, const SlabOperands<T>& operands,
+              T* partial, bool first) {
+  constexpr int kLanes = Vec<T>::lanes;
+  const T zeros[kConvVectors * kLanes] = {};
+  const std::int64_t depth = args.taps * args.run;
+  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  const T* dy = operands.dy;
+  ConvTile<T> tile;
+  tile.offset = args.slab.pixel;
+  tile.depth = part.pixels;
+  tile.init = first ? zeros : nullptr;
+  tile.columns = kConvVectors * kLanes;  // the partial has whole blocks
+  for (std::int64_t index = 0; index < args.groups * args.columns.panels; ++index) {
+    const std::int64_t group = index / args.columns.panels, panel = index % args.columns.panels;
+    const std::int64_t block = first_block(args.columns, panel);
+    const std::int64_t width = (first_block(args.columns, panel + 1) - block) * kBlock<T>;
+    const T* source = operands.source + group * args.group_channels;
+    T* c = partial + group * args.runs * depth * pitch + block * kBlock<T>;
+    const T* b = dy;
+    tile.b_step = width;
+    if (args.dy_direct) {
+      b += group * args.columns.columns + block * kBlock<T>;
+      tile.b_step = args.dy_stride_w;
+    } else {
+      dy += width * part.pixels;
+    }
+    for (std::int64_t column = 0; column < width; column += kConvVectors * kLanes) {
+      const std::int64_t needed = (width - column) / kLanes;
+      const int vectors = needed < kConvVectors ? static_cast<int>(needed) : kConvVectors;
+      const int most = conv_tile_rows(vectors);
+      tile.b = b + column;
+      std::int64_t tap = 0, channel = 0;
+      for (std::int64_t term = 0; term < depth; term += most) {
+        const int rows = depth - term < most ? static_cast<int>(depth - term) : most;
+        for (int i = 0; i < rows; ++i) {
+          tile.rows[i] = source + args.tap[tap] + channel;
+          tile.c[i] = c + (term + i) * pitch + column;
+          if (++channel == args.run) {
+            channel = 0;
+            ++tap;
+          }
+        }
+        if (rows < most) fill_rows(tile, rows);
+        run_conv_tile(tile, rows, vectors);
+      }
+    }
+  }
+}
+
+template <class T>
+void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t end) {
+  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  const std::int64_t run_size = args.taps * args.run * pitch;
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const std::int64_t chunk = unit / args.runs, run = unit % args.runs;
+    T* partial =
+        static_cast<T*>(args.partial) + chunk * args.groups * args.runs * run_size + run * run_size;
+    const std::int64_t first = chunk * args.chunk_slabs;
+    const std::int64_t last =
+        first + args.chunk_slabs < args.slab.count ? first + args.chunk_slabs : args.slab.count;
+    for (std::int64_t index = first; index < last; ++index) {
+      const SlabPart part = slab_part(args.slab, index);
+      const std::int64_t channels = args.runs == 1 ? args.slab.channels : args.run;
+      add_slab(args, part, read_slab<T>(args, part, run * args.run, channels), partial,
+               index == first);
+    }
+  }
+}
+
+template <class T>
+void weight_sum_body(const ConvWeightSumArgs& args, std::int64_t begin, std::int64_t end) {
+  constexpr int kLanes = Vec<T>::lanes;
+  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const T* partial = static_cast<const T*>(args.partial) + unit * pitch;
+    T* dw = static_cast<T*>(args.dw) + unit / args.depth * args.stride_group +
+            args.term[unit % args.depth];
+    for (std::int64_t column = 0; column < args.columns.columns; column += kLanes) {
+      Vec<T> sum = simd::load(partial + column);
+      for (std::int64_t chunk = 1; chunk < args.chunks; ++chunk) {
+        sum = sum + simd::load(partial + chunk * args.chunk_size + column);
+      }
+      const std::int64_t rest = args.columns.columns - column;
+      if (args.stride_column == 1) {
+        simd::store_upto(dw + column, sum, rest);
+      } else {
+        simd::store_strided(dw + column * args.stride_column, sum, args.stride_column,
+                            rest < kLanes ? static_cast<int>(rest) : kLanes);
+      }
+    }
+  }
+}
+
+// One vector of channels: up to kTaps sums at a time over all pixels.
+template <class T, int Taps>
+[[gnu::noinline]] void depthwise_sums(const T* source, const std::int64_t* tap, const T* dy,
+                                      std::int64_t dy_step, const std::int64_t* pixel,
+                                      std::int64_t pixels, T* partial, std::int64_t pitch,
+                                      bool first, int lanes) {
+  using V = Vec<T>;
+  V sum[Taps];
+  const T* from[Taps];
+#pragma GCC unroll 8
+  for (int t = 0; t < Taps; ++t) {
+    sum[t] = first ? simd::zero<T>() : simd::load(partial + t * pitch);
+    from[t] = source + tap[t];
+  }
+  for (std::int64_t p = 0; p < pixels; ++p) {
+    const V dyv = simd::load(dy + p * dy_step);
+    const std::int64_t at = pixel[p];
+    if (lanes == V::lanes) {
+#pragma GCC unroll 8
+      for (int t = 0; t < Taps; ++t) sum[t] = simd::fma(simd::load(from[t] + at), dyv, sum[t]);
+    } else {
+#pragma GCC unroll 8
+      for (int t = 0; t < Taps; ++t) {
+        sum[t] = simd::fma(simd::load_n(from[t] + at, lanes), dyv, sum[t]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < Taps; ++t) simd::store(partial + t * pitch, sum[t]);
+}
+
+template <class T>
+void depthwise_weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t end) {
+  constexpr int kLanes = Vec<T>::lanes;
+  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  const std::int64_t dy_step = args.dy_direct ? args.dy_stride_w : pitch;
+  for (std::int64_t chunk = begin; chunk < end; ++chunk) {
+    T* partial = static_cast<T*>(args.partial) + chunk * args.taps * pitch;
+    const std::int64_t first = chunk * args.chunk_slabs;
+    const std::int64_t last =
+        first + args.chunk_slabs < args.slab.count ? first + args.chunk_slabs : args.slab.count;
+    for (std::int64_t index = first; index < last; ++index) {
+      const SlabPart part = slab_part(args.slab, index);
+      const SlabOperands<T> operands = read_slab<T>(args, part, 0, args.slab.channels);
+      for (std::int64_t c = 0; c < args.columns.columns; c += kLanes) {
+        const std::int64_t rest = args.columns.columns - c;
+        const int lanes = rest < kLanes ? static_cast<int>(rest) : kLanes;
+        for (std::int64_t tap = 0; tap < args.taps;) {
+          const auto sums = [&](auto body, int count) {
+            body(operands.source + c, args.tap + tap, operands.dy + c, dy_step, args.slab.pixel,
+                 part.pixels, partial + tap * pitch + c, pitch, index == first, lanes);
+            tap += count;
+          };
+          const std::int64_t left = args.taps - tap;
+          if (left >= 5) {
+            sums(depthwise_sums<T, 5>, 5);
+          } else if (left >= 3) {
+            sums(depthwise_sums<T, 3>, 3);
+          } else {
+            sums(depthwise_sums<T, 1>, 1);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void conv_weight(const ConvWeightArgs& args, std::int64_t begin, std::int64_t end) {
+  args.dtype == DType::f32 ? weight_body<float>(args, begin, end)
+                           : weight_body<double>(args, begin, end);
+}
+
+void conv_depthwise_weight(const ConvWeightArgs& args, std::int64_t begin, std::int64_t end) {
+  args.dtype == DType::f32 ? depthwise_weight_body<float>(args, begin, end)
+                           : depthwise_weight_body<double>(args, begin, end);
+}
+
+void conv_weight_sum(const ConvWeightSumArgs& args, std::int64_t begin, std::int64_t end) {
+  args.dtype == DType::f32 ? weight_sum_body<float>(args, begin, end)
+                           : weight_sum_body<double>(args, begin, end);
+}
+
+}  // namespace hotloop::HOTLOOP_LEVEL

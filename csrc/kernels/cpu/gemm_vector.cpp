@@ -1,0 +1,297 @@
+// Products with few rows, where B is read once and its bandwidth decides: dots (B^T row-major: sums
+// over k in lanes) and rows (B row-major: sums over k in memory that stays in L1); the sum over
+// slices of k; sums of columns.
+#include "engines/gemm_epilogue.h"
+#include "kernels/gemm.h"
+
+namespace hotloop::HOTLOOP_LEVEL {
+namespace {
+
+using simd::Vec;
+
+// ---- dots: c[i][j] = a[i] . b[j], both contiguous
+// --------------------------------------------------
+
+template <class T, int Rows, int Columns>
+void dot_loop(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, std::int64_t depth,
+              T* sums) {
+  using V = Vec<T>;
+  V sum[Rows][Columns];
+#pragma GCC unroll 4
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Columns; ++j) sum[i][j] = simd::zero<T>();
+  }
+  std::int64_t at = 0;
+  for (; at + V::lanes <= depth; at += V::lanes) {
+    V bv[Columns];
+#pragma GCC unroll 4
+    for (int j = 0; j < Columns; ++j) bv[j] = simd::load(b + j * b_step + at);
+#pragma GCC unroll 4
+    for (int i = 0; i < Rows; ++i) {
+      const V av = simd::load(a + i * a_step + at);
+#pragma GCC unroll 4
+      for (int j = 0; j < Columns; ++j) sum[i][j] = simd::fma(av, bv[j], sum[i][j]);
+    }
+  }
+  if (at < depth) {
+    const int some = static_cast<int>(depth - at);
+    V bv[Columns];
+#pragma GCC unroll 4
+    for (int j = 0; j < Columns; ++j) bv[j] = simd::load_n(b + j * b_step + at, some);
+#pragma GCC unroll 4
+    for (int i = 0; i < Rows; ++i) {
+      const V av = simd::load_n(a + i * a_step + at, some);
+#pragma GCC unroll 4
+      for (int j = 0; j < Columns; ++j) sum[i][j] = simd::fma(av, bv[j], sum[i][j]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Columns; ++j) sums[i * Columns + j] = simd::reduce_add(sum[i][j]);
+  }
+}
+
+template <class T>
+using DotLoop = void (*)(const T*, std::int64_t, const T*, std::int64_t, std::int64_t, T*);
+
+// AVX2 and generic have 16 registers: 2x4 sums, 4 of b and one of a.
+constexpr int kDotRows = simd::kBytes == 64 ? 4 : 2;
+constexpr int kDotColumns = 4;
+
+template <class T, int Columns>
+inline DotLoop<T> dot_loop_for(std::int64_t rows) {
+  if (rows == 1) return dot_loop<T, 1, Columns>;
+  if constexpr (kDotRows == 4) {
+    if (rows == 3) return dot_loop<T, 3, Columns>;
+    if (rows == 4) return dot_loop<T, 4, Columns>;
+  }
+  return dot_loop<T, 2, Columns>;
+}
+
+template <class T>
+void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
+  const GemmProblem& p = g.p;
+  const T alpha = static_cast<T>(p.alpha), beta = static_cast<T>(p.beta);
+  const T* bias = static_cast<const T*>(p.bias);
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const std::int64_t block = unit % g.column_blocks;
+    const std::int64_t batch = unit / g.column_blocks;
+    const std::int64_t first = block * g.column_block;
+    const std::int64_t past = least(first + g.column_block, p.n);
+    for (std::int64_t j = first; j < past;) {
+      const std::int64_t wide = past - j >= kDotColumns ? kDotColumns : 1;
+      for (std::int64_t i = 0; i < p.m; i += kDotRows) {
+        const std::int64_t high = least(kDotRows, p.m - i);
+        T sums[kDotRows * kDotColumns];
+        const DotLoop<T> loop =
+            wide == kDotColumns ? dot_loop_for<T, kDotColumns>(high) : dot_loop_for<T, 1>(high);
+        loop(element<T>(p.a, batch, i, 0), p.a.row_step, element<T>(p.b, batch, 0, j),
+             p.b.column_step, p.k, sums);
+        for (std::int64_t r = 0; r < high; ++r) {
+          T* c = element<T>(p.c, batch, i + r, j);
+          for (std::int64_t s = 0; s < wide; ++s) {
+            T value = sums[r * wide + s] * alpha;
+            if (bias) value += bias[j + s];
+            if (beta != T(0)) value += beta * c[s];
+            c[s] = value;
+          }
+        }
+      }
+      j += wide;
+    }
+    activate_block<T>(p, element<T>(p.c, batch, 0, first), p.m, past - first);
+  }
+}
+
+// ---- rows: B streams through once, eight of its rows at a time
+// ----------------------------------------
+
+constexpr int kStreams = 8;       // rows of B read at a time
+constexpr int kRowColumns = 512;  // sums on the stack: 4 rows of 512 f64 are 16 KB
+
+// sum[r][j] += over s < Streams of x[r][s] * b[s][j], for `columns` columns.
+template <class T, int Rows, int Streams>
+inline void stream_rows(const T* const* b, const T (*x)[kStreams], std::int64_t columns,
+                        std::int64_t ahead, T* sums) {
+  using V = Vec<T>;
+  V factor[Rows][Streams];
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+    for (int s = 0; s < Streams; ++s) factor[r][s] = simd::set1(x[r][s]);
+  }
+  const T* row[Streams];
+#pragma GCC unroll 8
+  for (int s = 0; s < Streams; ++s) row[s] = b[s];
+  std::int64_t j = 0;
+  for (; j + V::lanes <= columns; j += V::lanes) {
+    V sum[Rows];
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) sum[r] = simd::load(sums + r * kRowColumns + j);
+#pragma GCC unroll 8
+    for (int s = 0; s < Streams; ++s) {
+      const V bv = simd::load(row[s] + j);
+      if (Streams > 1) simd::prefetch(row[s] + j + ahead);
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) sum[r] = simd::fma(factor[r][s], bv, sum[r]);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) simd::store(sums + r * kRowColumns + j, sum[r]);
+  }
+  if (j < columns) {
+    const int some = static_cast<int>(columns - j);
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) {
+      V sum = simd::load_n(sums + r * kRowColumns + j, some);
+#pragma GCC unroll 8
+      for (int s = 0; s < Streams; ++s) {
+        sum = simd::fma(factor[r][s], simd::load_n(row[s] + j, some), sum);
+      }
+      simd::store_n(sums + r * kRowColumns + j, sum, some);
+    }
+  }
+}
+
+template <class T, int Rows>
+void rows_of_block(const GemmArgs& g, std::int64_t batch, std::int64_t first,
+                   std::int64_t columns) {
+  using V = Vec<T>;
+  const GemmProblem& p = g.p;
+  T sums[Rows * kRowColumns];
+  for (std::int64_t r = 0; r < Rows; ++r) {
+    for (std::int64_t j = 0; j < columns; j += V::lanes) {
+      simd::store_upto(sums + r * kRowColumns + j, simd::zero<T>(), columns - j);
+    }
+  }
+  constexpr int kWide = Rows == 1 ? 8 : 4;  // at most 16 factors in registers
+  const T* b[kStreams];
+  T x[Rows][kStreams];
+  std::int64_t at = 0;
+  const auto take = [&](int streams) {
+    for (int s = 0; s < streams; ++s) {
+      b[s] = element<T>(p.b, batch, at + s, first);
+      for (int r = 0; r < Rows; ++r) x[r][s] = *element<T>(p.a, batch, r, at + s);
+    }
+    at += streams;
+  };
+  while (p.k - at >= kWide) {
+    take(kWide);
+    stream_rows<T, Rows, kWide>(b, x, columns, kWide * p.b.row_step, sums);
+  }
+  while (at < p.k) {
+    take(1);
+    stream_rows<T, Rows, 1>(b, x, columns, 0, sums);
+  }
+  for (std::int64_t r = 0; r < Rows; ++r) {
+    T* c = element<T>(p.c, batch, r, first);
+    for (std::int64_t j = 0; j < columns; j += V::lanes) {
+      const int some = static_cast<int>(least(V::lanes, columns - j));
+      const V sum = simd::load_upto(sums + r * kRowColumns + j, some);
+      simd::store_upto(c + j, finish_sum<T>(p, sum, c + j, first + j, some), some);
+    }
+  }
+}
+
+template <class T>
+void rows_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
+  const GemmProblem& p = g.p;
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const std::int64_t batch = unit / g.column_blocks;
+    const std::int64_t start = unit % g.column_blocks * g.column_block;
+    const std::int64_t past = least(start + g.column_block, p.n);
+    for (std::int64_t first = start; first < past; first += kRowColumns) {
+      const std::int64_t columns = least(kRowColumns, past - first);
+      switch (p.m) {
+        case 1:
+          rows_of_block<T, 1>(g, batch, first, columns);
+          break;
+        case 2:
+          rows_of_block<T, 2>(g, batch, first, columns);
+          break;
+        case 3:
+          rows_of_block<T, 3>(g, batch, first, columns);
+          break;
+        default:
+          rows_of_block<T, 4>(g, batch, first, columns);
+          break;
+      }
+    }
+    activate_block<T>(p, element<T>(p.c, batch, 0, start), p.m, past - start);
+  }
+}
+
+// ---- slices of k, added in order
+// ------------------------------------------------------------------------
+
+template <class T>
+void combine_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
+  using V = Vec<T>;
+  const GemmProblem& p = g.p;
+  for (std::int64_t row = begin; row < end; ++row) {
+    T* c = element<T>(p.c, 0, row, 0);
+    for (std::int64_t j = 0; j < p.n; j += V::lanes) {
+      const int some = static_cast<int>(least(V::lanes, p.n - j));
+      V sum = simd::load_upto(element<T>(p.a, 0, row, j), some);
+      for (std::int64_t slice = 1; slice < p.batches; ++slice) {
+        sum = sum + simd::load_upto(element<T>(p.a, slice, row, j), some);
+      }
+      simd::store_upto(c + j, finish_sum<T>(p, sum, c + j, j, some), some);
+    }
+    activate_block<T>(p, c, 1, p.n);
+  }
+}
+
+// ---- sums of columns
+// ---------------------------------------------------------------------------------------
+
+// Partial sums over 64 rows each, added in order: the error grows with m / 64 instead of m.
+template <class T>
+void column_sums_body(const ColumnSumArgs& g, std::int64_t begin, std::int64_t end) {
+  using V = Vec<T>;
+  constexpr std::int64_t kRows = 64;
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const std::int64_t first = unit * kColumnSumBlock;
+    const std::int64_t past = least(first + kColumnSumBlock, g.n);
+    for (std::int64_t j = first; j < past; j += V::lanes) {
+      const int some = static_cast<int>(least(V::lanes, past - j));
+      V total = simd::zero<T>();
+      for (std::int64_t start = 0; start < g.m; start += kRows) {
+        const std::int64_t stop = least(start + kRows, g.m);
+        V sum = simd::zero<T>();
+        for (std::int64_t i = start; i < stop; ++i) {
+          const T* a = static_cast<const T*>(g.a) + i * g.row_step + j * g.column_step;
+          sum = sum + (g.column_step == 1 ? simd::load_upto(a, some)
+                                          : simd::load_strided(a, g.column_step, some));
+        }
+        total = total + sum;
+      }
+      simd::store_upto(static_cast<T*>(g.c) + j, total, some);
+    }
+  }
+}
+
+}  // namespace
+
+void gemm_dots(const GemmArgs& args, std::int64_t begin, std::int64_t end) {
+  args.p.dtype == DType::f32 ? dots_body<float>(args, begin, end)
+                             : dots_body<double>(args, begin, end);
+}
+
+void gemm_rows(const GemmArgs& args, std::int64_t begin, std::int64_t end) {
+  args.p.dtype == DType::f32 ? rows_body<float>(args, begin, end)
+                             : rows_body<double>(args, begin, end);
+}
+
+void gemm_combine(const GemmArgs& args, std::int64_t begin, std::int64_t end) {
+  args.p.dtype == DType::f32 ? combine_body<float>(args, begin, end)
+                             : combine_body<double>(args, begin, end);
+}
+
+void gemm_column_sums(const ColumnSumArgs& args, std::int64_t begin, std::int64_t end) {
+  args.dtype == DType::f32 ? column_sums_body<float>(args, begin, end)
+                           : column_sums_body<double>(args, begin, end);
+}
+
+}  // namespace hotloop::HOTLOOP_LEVEL

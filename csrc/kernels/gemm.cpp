@@ -1,0 +1,281 @@
+// Plans a product: which loops, which blocks, what is packed, how it is split over threads. Sums
+// over k are cut by shape alone (kc, slices), so the bits do not depend on the number of threads.
+//
+// Blocking: a panel of B is kc x 64 f32 (128 KB at kc = 512) and stays in L2 while the row tiles of
+// A pass by, 12 KB each, in L1. All of A and the panels of at most 8 MB of B are packed by one
+// launch and read by the next; the launches are the barrier.
+#include "kernels/gemm.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/arena.h"
+#include "core/launch.h"
+
+namespace hotloop {
+
+namespace {
+
+constexpr std::int64_t kDepth = 512;              // kc at most
+constexpr std::int64_t kRows = 48;                // rows of C in a unit: whole tiles of 6 and of 8
+constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
+constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
+constexpr double kGrainFlops = 1e6;               // about 10 microseconds
+
+std::int64_t blocks_of(std::int64_t size, std::int64_t block) {
+  return (size + block - 1) / block;
+}
+
+std::int64_t bytes_of(DType dtype) {
+  return dtype == DType::f32 ? 4 : 8;
+}
+
+// Columns of a tile at the level in force. The kernels take any width, so nothing breaks when
+// another thread forces another level meanwhile.
+std::int64_t tile_columns(DType dtype) {
+#if HOTLOOP_X86
+  const int vectors_bytes[kLevels] = {2 * 16, 2 * 32, 4 * 64, 4 * 64};
+  return vectors_bytes[static_cast<int>(level_in_force())] / bytes_of(dtype);
+#else
+  return 2 * 16 / bytes_of(dtype);
+#endif
+}
+
+Split split_of(const GemmProblem& p, std::int64_t units, double flops) {
+  Split split{.units = units};
+  const double per_unit = flops / static_cast<double>(std::max<std::int64_t>(units, 1));
+  split.grain =
+      per_unit >= kGrainFlops ? 1 : static_cast<std::int64_t>(kGrainFlops / (per_unit + 1)) + 1;
+  split.interruptible = p.interruptible;
+  return split;
+}
+
+double flops_of(const GemmProblem& p) {
+  return 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) *
+         static_cast<double>(std::max<std::int64_t>(p.k, 1)) * static_cast<double>(p.batches);
+}
+
+// Moves where a matrix starts, in every batch.
+void advance(GemmMatrix& matrix, std::int64_t elements, DType dtype) {
+  matrix.data = static_cast<char*>(matrix.data) + elements * bytes_of(dtype);
+}
+
+// ---- the paths
+// -----------------------------------------------------------------------------------------
+
+void run_dots(const GemmProblem& p) {
+  GemmArgs args;
+  args.p = p;
+  // A unit of at least 16K products, and whole cache lines of C.
+  args.column_block =
+      std::clamp<std::int64_t>(16384 / std::max<std::int64_t>(p.k * p.m, 1), 16, 256);
+  args.column_blocks = blocks_of(p.n, args.column_block);
+  launch(gemm_dots_kernel(), args, split_of(p, p.batches * args.column_blocks, 4 * flops_of(p)));
+}
+
+void run_rows(const GemmProblem& p) {
+  GemmArgs args;
+  args.p = p;
+  args.column_block = 512;
+  args.column_blocks = blocks_of(p.n, args.column_block);
+  launch(gemm_rows_kernel(), args, split_of(p, p.batches * args.column_blocks, 4 * flops_of(p)));
+}
+
+struct Plan {
+  std::int64_t kc = 0, nc = 0, columns = 0;
+  bool pack_a = false, pack_b = false;
+};
+
+Plan plan_of(const GemmProblem& p) {
+  Plan plan;
+  const std::int64_t item = bytes_of(p.dtype);
+  plan.columns = tile_columns(p.dtype);
+  const std::int64_t slices = std::max<std::int64_t>(blocks_of(p.k, kDepth), 1);
+  plan.kc = std::min(p.k, blocks_of(blocks_of(p.k, slices), 8) * 8);
+  const std::int64_t panel_bytes = std::max<std::int64_t>(plan.kc, 1) * plan.columns * item;
+  plan.nc = std::max<std::int64_t>(kPanelBytes / panel_bytes, 1) * plan.columns;
+
+  // B: packed unless its rows are contiguous and it is small, or too few rows of A come by.
+  const bool near = plan.kc * p.n * item <= kNearBytes && p.b.row_step * item % 4096 != 0;
+  plan.pack_b = p.b.column_step != 1 || (p.m > 24 && !near);
+  // A: its rows are read where they lie unless that costs a page or a cache set for each element.
+  const std::int64_t step = std::max(std::abs(p.a.row_step), std::abs(p.a.column_step)) * item;
+  plan.pack_a = p.n > 2 * plan.columns && p.m > 6 &&
+                (p.a.column_step == 1 ? step >= 4096 : step >= 512 || p.a.row_step != 1);
+  if (p.k == 0) plan.pack_a = plan.pack_b = false;
+  return plan;
+}
+
+// One block of k, the columns [first, first + columns) of C.
+void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, void* a_to,
+               void* b_to) {
+  GemmArgs args;
+  args.p = p;
+  args.k_total = k_total;
+  args.column_block = plan.columns;
+  args.column_blocks = blocks_of(p.n, plan.columns);
+  args.panel_step = plan.columns * p.b.column_step;
+  const std::int64_t most =
+      p.batches * args.column_blocks * blocks_of(p.m, kRows) >= 8 ? kRows : 12;
+  args.row_blocks = blocks_of(p.m, most);
+  args.row_block = blocks_of(blocks_of(p.m, args.row_blocks), 6) * 6;
+  args.row_blocks = blocks_of(p.m, args.row_block);
+
+  GemmPackArgs pack;
+  pack.dtype = p.dtype;
+  pack.m = p.m;
+  pack.n = p.n;
+  pack.k = p.k;
+  pack.k_total = k_total;
+  if (plan.pack_a) {
+    const bool shared = p.a.batch_step == 0 && !p.a.offsets;
+    pack.a = p.a;
+    pack.a_to = a_to;
+    pack.a_to_step = p.k + 16;  // never a multiple of a page
+    pack.a_rows = 2 * kRows;
+    pack.a_blocks = blocks_of(p.m, pack.a_rows);
+    pack.a_batches = shared ? 1 : p.batches;
+    args.p.a = {a_to, pack.a_to_step, 1, shared ? 0 : p.m * pack.a_to_step, nullptr};
+  }
+  if (plan.pack_b) {
+    const bool shared = p.b.batch_step == 0 && !p.b.offsets;
+    pack.b = p.b;
+    pack.b_to = b_to;
+    pack.b_columns = plan.columns;
+    pack.b_panels = args.column_blocks;
+    pack.b_batches = shared ? 1 : p.batches;
+    args.panel_step = p.k * plan.columns;
+    args.p.b = {b_to, plan.columns, 1, shared ? 0 : args.column_blocks * args.panel_step, nullptr};
+  }
+  const std::int64_t pack_units = pack.a_batches * pack.a_blocks + pack.b_batches * pack.b_panels;
+  if (pack_units > 0) {
+    const double elements =
+        static_cast<double>(pack.a_batches * p.m + pack.b_batches * p.n) * static_cast<double>(p.k);
+    launch(gemm_pack_kernel(), pack, split_of(p, pack_units, 30 * elements));
+  }
+  launch(gemm_tiles_kernel(), args,
+         split_of(p, p.batches * args.column_blocks * args.row_blocks, flops_of(p)));
+}
+
+// All blocks of k and n of a group of batches that share the packed memory.
+void run_group(const GemmProblem& p, const Plan& plan, std::int64_t k_total, void* a_to,
+               void* b_to) {
+  for (std::int64_t column = 0; column < p.n; column += plan.nc) {
+    std::int64_t at = 0;
+    do {
+      GemmProblem block = p;
+      block.n = std::min(plan.nc, p.n - column);
+      block.k = std::min(plan.kc, p.k - at);
+      advance(block.a, at * p.a.column_step, p.dtype);
+      advance(block.b, at * p.b.row_step + column * p.b.column_step, p.dtype);
+      advance(block.c, column, p.dtype);
+      if (p.bias) {
+        block.bias = static_cast<const char*>(p.bias) + column * bytes_of(p.dtype);
+      }
+      if (at > 0) {
+        block.beta = 1;
+        block.bias = nullptr;
+      }
+      at += block.k;
+      if (at < p.k) block.activation = Activation::none;
+      run_block(block, plan, k_total, a_to, b_to);
+    } while (at < p.k);
+  }
+}
+
+void run_tiles(const GemmProblem& p, std::int64_t k_total) {
+  const Plan plan = plan_of(p);
+  const std::int64_t item = bytes_of(p.dtype);
+  const std::int64_t a_bytes = plan.pack_a ? p.m * (plan.kc + 16) * item : 0;
+  const std::int64_t b_bytes =
+      plan.pack_b ? blocks_of(std::min(p.n, plan.nc), plan.columns) * plan.columns * plan.kc * item
+                  : 0;
+  // As many batches at a time as fit into the packed memory; a slice of k is a batch.
+  const std::int64_t bytes = std::max<std::int64_t>(a_bytes + b_bytes, 1);
+  const std::int64_t group = std::clamp<std::int64_t>(
+      a_bytes + b_bytes > 0 ? kPanelBytes / bytes : p.batches, 1, p.batches);
+  const std::int64_t a_room = (a_bytes * group + 63) / 64 * 64;
+  Scratch scratch(static_cast<std::size_t>(a_room + b_bytes * group));
+  char* const a_to = scratch.as<char>();
+  char* const b_to = scratch.as<char>() + a_room;
+  for (std::int64_t first = 0; first < p.batches; first += group) {
+    GemmProblem part = p;
+    part.batches = std::min(group, p.batches - first);
+    for (GemmMatrix* matrix : {&part.a, &part.b, &part.c}) {
+      if (matrix->offsets) {
+        matrix->offsets += first;
+      } else {
+        advance(*matrix, first * matrix->batch_step, p.dtype);
+      }
+    }
+    run_group(part, plan, k_total > 0 ? k_total - first * p.k : 0, a_to, b_to);
+  }
+}
+
+// Few outputs, many terms (a weight's gradient over a long batch): slices of k side by side, each
+// to its own partial result, then added in order.
+void run_slices(const GemmProblem& p) {
+  const std::int64_t slices = blocks_of(p.k, kDepth);
+  const std::int64_t item = bytes_of(p.dtype);
+  Scratch scratch(static_cast<std::size_t>(slices * p.m * p.n * item));
+  GemmProblem part = p;
+  part.k = blocks_of(blocks_of(p.k, slices), 8) * 8;
+  part.batches = blocks_of(p.k, part.k);
+  part.a.batch_step = part.k * p.a.column_step;
+  part.b.batch_step = part.k * p.b.row_step;
+  part.c = {scratch.get(), p.n, 1, p.m * p.n, nullptr};
+  part.alpha = 1;
+  part.beta = 0;
+  part.bias = nullptr;
+  part.activation = Activation::none;
+  run_tiles(part, p.k);
+
+  GemmArgs args;
+  args.p = p;
+  args.p.a = part.c;
+  args.p.batches = part.batches;
+  launch(gemm_combine_kernel(), args,
+         split_of(p, p.m, 8.0 * static_cast<double>(part.batches * p.m * p.n)));
+}
+
+GemmMatrix transposed(GemmMatrix matrix) {
+  std::swap(matrix.row_step, matrix.column_step);
+  return matrix;
+}
+
+}  // namespace
+
+bool gemm_is_parallel(const GemmProblem& p) {
+  return flops_of(p) >= 0.5 * kGrainFlops;
+}
+
+void gemm(const GemmProblem& problem) {
+  GemmProblem p = problem;
+  if (p.m <= 0 || p.n <= 0 || p.batches <= 0) return;
+  // Steps along an axis of one element mean nothing: take what makes the matrix look contiguous.
+  if (p.k == 1) p.a.column_step = 1;
+  if (p.n == 1) p.b.column_step = p.b.row_step == 1 ? p.k : 1;
+  if (p.k == 1) p.b.row_step = p.b.column_step == 1 ? p.n : 1;
+  if (p.m == 1) p.a.row_step = p.a.column_step == 1 ? p.k : 1;
+  // A column of results is a row of them for the transposed product.
+  if (p.n == 1 && p.m > 1 && p.c.row_step == 1 && !p.bias) {
+    std::swap(p.m, p.n);
+    const GemmMatrix a = p.a;
+    p.a = transposed(p.b);
+    p.b = transposed(a);
+    p.c.row_step = p.n;
+    p.a.row_step = p.k;
+  }
+  const bool deep_b = p.b.row_step == 1 && (p.b.column_step != 1 || p.n == 1);
+  if (p.k > 0 && deep_b && p.a.column_step == 1 && p.m <= 32 && (p.m == 1 || p.m * 25 < p.k)) {
+    run_dots(p);
+  } else if (p.m <= 4 && p.b.column_step == 1 && p.n >= 64 && p.k >= 16) {
+    run_rows(p);
+  } else if (p.batches == 1 && p.k >= 4 * kDepth && p.m * p.n <= 128 * 128) {
+    run_slices(p);
+  } else {
+    run_tiles(p, 0);
+  }
+}
+
+}  // namespace hotloop

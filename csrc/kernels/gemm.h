@@ -1,0 +1,81 @@
+// C = activation(alpha * A B + beta * C + bias), batched; A is m x k, B k x n, C m x n with its
+// rows contiguous, bias a row of n. gemm() is the driver (kernels/gemm.cpp): it plans, packs and
+// launches. For one level and one problem the bits of C do not depend on the number of threads.
+#pragma once
+
+#include "core/dispatch.h"
+#include "kernels/activation.h"
+
+namespace hotloop {
+
+// One operand of a batched product. Element (i, j) of matrix number t lies at
+// data + batch(t) + i * row_step + j * column_step, all in elements; batch(t) is t * batch_step, or
+// offsets[t] where the batch axes do not fold into one stride.
+struct GemmMatrix {
+  void* data = nullptr;
+  std::int64_t row_step = 0;
+  std::int64_t column_step = 0;
+  std::int64_t batch_step = 0;
+  const std::int64_t* offsets = nullptr;
+};
+
+struct GemmProblem {
+  DType dtype = DType::f32;
+  Activation activation = Activation::none;
+  double activation_alpha = 0;  // the activation's parameter
+  std::int64_t m = 0, n = 0, k = 0;
+  std::int64_t batches = 1;
+  GemmMatrix a, b, c;          // any steps in a and b; c.column_step must be 1
+  const void* bias = nullptr;  // n contiguous elements
+  double alpha = 1, beta = 0;  // beta == 0: what C holds, NaN too, is not read
+  bool interruptible = true;   // false where C is the caller's own array
+};
+
+#ifndef HOTLOOP_LEVEL
+void gemm(const GemmProblem& problem);
+// Worth several threads, and worth releasing the GIL for.
+bool gemm_is_parallel(const GemmProblem& problem);
+#endif
+
+// What the kernels below take: a problem whose blocks are laid out.
+struct GemmArgs {
+  GemmProblem p;
+  std::int64_t k_total = 0;        // > 0: the batches are slices of k; the last one may be short
+  std::int64_t row_block = 0;      // rows of C in a unit
+  std::int64_t row_blocks = 0;     // units along m
+  std::int64_t column_block = 0;   // columns of C in a unit
+  std::int64_t column_blocks = 0;  // units along n
+  std::int64_t panel_step = 0;     // elements from one column block of B to the next
+};
+
+// Packs blocks of A, then panels of B: units are a_batches * a_blocks, then b_batches * b_panels.
+struct GemmPackArgs {
+  DType dtype = DType::f32;
+  std::int64_t m = 0, n = 0, k = 0, k_total = 0;
+  GemmMatrix a, b;
+  void* a_to = nullptr;  // m rows of k elements, a_to_step apart
+  std::int64_t a_to_step = 0, a_rows = 0, a_blocks = 0, a_batches = 0;
+  void* b_to = nullptr;  // panels of k rows of b_columns elements
+  std::int64_t b_columns = 0, b_panels = 0, b_batches = 0;
+};
+
+// Adds the slices of k in order: units are rows of C. p.a holds the partial sums, its batch_step
+// from slice to slice; p.batches is the number of slices.
+HOTLOOP_KERNEL(gemm_pack, GemmPackArgs)
+HOTLOOP_KERNEL(gemm_tiles, GemmArgs)  // units: batch, column block, row block (the fastest)
+HOTLOOP_KERNEL(gemm_dots, GemmArgs)   // rows of A and of B^T contiguous in k; units as above
+HOTLOOP_KERNEL(gemm_rows, GemmArgs)   // m <= 4, rows of B contiguous; units: batch, column block
+HOTLOOP_KERNEL(gemm_combine, GemmArgs)
+
+// Sums over the rows of A (m x n): c[j] = sum over i; units are blocks of kColumnSumBlock columns.
+inline constexpr std::int64_t kColumnSumBlock = 64;
+struct ColumnSumArgs {
+  DType dtype = DType::f32;
+  std::int64_t m = 0, n = 0;
+  const void* a = nullptr;
+  std::int64_t row_step = 0, column_step = 0;
+  void* c = nullptr;
+};
+HOTLOOP_KERNEL(gemm_column_sums, ColumnSumArgs)
+
+}  // namespace hotloop

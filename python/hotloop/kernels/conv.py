@@ -1,0 +1,158 @@
+"""Convolutions over images, forward and backward.
+
+Images are stored channels-last. ``layout`` says how the axes are called: under ``"NCHW"`` the
+result has the shape (n, c, h, w) and is a transposed view of a channels-last buffer, so
+``y.transpose(0, 2, 3, 1)`` is contiguous and the next kernel reads it without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy.typing as npt
+
+from hotloop import _core
+
+__all__ = ["conv2d", "conv2d_backward_input", "conv2d_backward_weight"]
+
+Pair = int | tuple[int, int]
+Layout = Literal["NCHW", "NHWC"]
+
+
+def conv2d(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[Any],
+    b: npt.NDArray[Any] | None = None,
+    *,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    layout: Layout = "NCHW",
+    activation: str | None = None,
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """Convolves images with a set of kernels (the cross-correlation that networks call so).
+
+    y[n, o, i, j] = f(b[o] + sum over c, k, l of
+    x[n, c, i * stride + k * dilation - padding, j * stride + l * dilation - padding] *
+    w[o, c, k, l]), where x is 0 outside of the image and f is the activation. With groups, output
+    channel o sees only the input channels of its group. The sizes of y are
+    (h + 2 * padding - dilation * (kh - 1) - 1) // stride + 1, and likewise for w.
+
+    An implicit matrix product on channels-last memory; x in other orders is copied piece by piece.
+    The bits depend on shapes and the level alone, not on the threads.
+
+    Args:
+        x: images, float32 or float64, (n, c, h, w) under NCHW, (n, h, w, c) under NHWC; any
+            strides, channels-last memory is the fastest.
+        w: kernels of the same dtype, (o, c / groups, kh, kw) under NCHW, (kh, kw, c / groups, o)
+            under NHWC; any strides.
+        b: bias (o,), or None.
+        stride: step of the kernel in pixels, an integer or (along h, along w).
+        padding: rows and columns of zeros around the image, likewise.
+        dilation: distance of the kernel's taps, likewise.
+        groups: number of independent groups of channels; must divide c and o.
+        layout: how the axes of x, w and the result are called.
+        activation: a name of ``hotloop.kernels``' activations ("relu", "gelu", ...) with its
+            default parameter, or None.
+        out: the destination; any strides, but memory that is not channels-last is written through
+            a copy. Must not overlap x, w or b.
+
+    Returns:
+        ``out``, or a new array, stored channels-last: under NCHW a transposed view.
+
+    Raises:
+        ShapeError: sizes that do not fit, an empty array, a kernel larger than the padded image.
+        DTypeError: arrays that are no float arrays or of different dtypes.
+        OutputError: out is read-only or overlaps an input.
+        ValueError: an unknown layout or activation.
+
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
+    """
+    return _core.conv2d(x, w, b, stride, padding, dilation, groups, layout, activation, out)
+
+
+def conv2d_backward_input(
+    dy: npt.NDArray[Any],
+    w: npt.NDArray[Any],
+    x_shape: Sequence[int],
+    *,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    layout: Layout = "NCHW",
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """The gradient of conv2d with respect to x (also known as a transposed convolution).
+
+    dx[n, c, i * stride + k * dilation - padding, j * stride + l * dilation - padding] +=
+    dy[n, o, i, j] * w[o, c, k, l], for everything that lies inside of the image.
+
+    Args:
+        dy: the gradient of conv2d's result (before its activation), of its shape; any strides.
+        w: the kernels that conv2d was given.
+        x_shape: the shape of conv2d's x, which dy's shape does not tell when stride > 1.
+        stride: as in conv2d.
+        padding: as in conv2d.
+        dilation: as in conv2d.
+        groups: as in conv2d.
+        layout: as in conv2d.
+        out: the destination; of shape x_shape, otherwise as in conv2d.
+
+    Returns:
+        ``out``, or a new array of shape x_shape, stored channels-last.
+
+    Raises:
+        ShapeError: sizes that do not fit those of a forward call.
+        DTypeError: arrays that are no float arrays or of different dtypes.
+        OutputError: out is read-only or overlaps an input.
+    """
+    return _core.conv2d_backward_input(
+        dy, w, x_shape, stride, padding, dilation, groups, layout, out
+    )
+
+
+def conv2d_backward_weight(
+    dy: npt.NDArray[Any],
+    x: npt.NDArray[Any],
+    w_shape: Sequence[int],
+    *,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    layout: Layout = "NCHW",
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """The gradient of conv2d with respect to w.
+
+    dw[o, c, k, l] = sum over n, i, j of dy[n, o, i, j] *
+    x[n, c, i * stride + k * dilation - padding, j * stride + l * dilation - padding].
+    The sum runs over fixed pieces of the images that are added in order. (The gradient with
+    respect to b is the sum of dy over its other axes.)
+
+    Args:
+        dy: the gradient of conv2d's result (before its activation), of its shape; any strides.
+        x: the images that conv2d was given.
+        w_shape: the shape of conv2d's w.
+        stride: as in conv2d.
+        padding: as in conv2d.
+        dilation: as in conv2d.
+        groups: as in conv2d.
+        layout: as in conv2d.
+        out: the destination; of shape w_shape and any strides; must not overlap dy or x.
+
+    Returns:
+        ``out``, or a new C-contiguous array of shape w_shape.
+
+    Raises:
+        ShapeError: sizes that do not fit those of a forward call.
+        DTypeError: arrays that are no float arrays or of different dtypes.
+        OutputError: out is read-only or overlaps an input.
+    """
+    return _core.conv2d_backward_weight(
+        dy, x, w_shape, stride, padding, dilation, groups, layout, out
+    )

@@ -1,0 +1,111 @@
+"""Matrix products: general, linear layers, and the gradients of those."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from hotloop import _core
+
+__all__ = ["gemm", "linear", "linear_backward"]
+
+Array = npt.NDArray[Any]
+
+
+def gemm(
+    a: Array,
+    b: Array,
+    bias: Array | None = None,
+    *,
+    trans_a: bool = False,
+    trans_b: bool = False,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    activation: str | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Multiplies matrices: activation(alpha * a @ b + beta * out + bias).
+
+    Sums run over k in an order that depends on shapes and strides alone: the same bits for any
+    number of threads. Blocked after Goto and van de Geijn, "Anatomy of High-Performance Matrix
+    Multiplication" (2008), with row-major tiles.
+
+    Args:
+        a: (..., m, k), or (..., k, m) with ``trans_a``; float32 or float64, any strides. A
+            transposed view costs no more than ``trans_a``.
+        b: (..., k, n), or (..., n, k) with ``trans_b``; the dtype of ``a``. Leading axes broadcast
+            as those of ``numpy.matmul`` do.
+        bias: (n,), added to each row.
+        trans_a: exchange the last two axes of ``a``.
+        trans_b: exchange the last two axes of ``b``.
+        alpha: factor of the product.
+        beta: factor of what ``out`` holds; with 0 that is never read, NaN or not.
+        activation: "relu", "gelu", ... (the name of an activation kernel, with its default
+            parameter), or None.
+        out: the destination (..., m, n); must not overlap an input. Where its last axis is not
+            contiguous it is written through a temporary.
+
+    Returns:
+        ``out``, or a new array (..., m, n). With k = 0 the product is 0.
+
+    Raises:
+        ShapeError: fewer than 2 axes, or sizes that do not fit.
+        DTypeError: an argument is no float array, or dtypes differ.
+        OutputError: out is read-only or overlaps an input, or is missing where beta is not 0.
+        ValueError: an unknown activation.
+    """
+    return _core.gemm(a, b, bias, trans_a, trans_b, alpha, beta, activation, out)
+
+
+def linear(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    activation: str | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Applies a linear layer: activation(x @ w.T + b).
+
+    Args:
+        x: (..., in), float32 or float64, any strides.
+        w: (out, in), the dtype of ``x``.
+        b: (out,), or None.
+        activation: the name of an activation, or None.
+        out: the destination (..., out); must not overlap an input.
+
+    Returns:
+        ``out``, or a new array (..., out).
+
+    Raises:
+        ShapeError: sizes that do not fit.
+        DTypeError: an argument is no float array, or dtypes differ.
+        OutputError: out is read-only or overlaps an input.
+        ValueError: an unknown activation.
+    """
+    return _core.linear(x, w, b, activation, out)
+
+
+def linear_backward(
+    dy: Array, x: Array, w: Array, *, need_dx: bool = True, need_db: bool = True
+) -> tuple[Array | None, Array, Array | None]:
+    """Computes the gradients of ``linear`` (without activation).
+
+    dx = dy @ w; dw = dy.T @ x and db = sum of dy, both over all leading axes.
+
+    Args:
+        dy: (..., out), the gradient of the result.
+        x: (..., in), what ``linear`` was given.
+        w: (out, in).
+        need_dx: False leaves dx out (the first layer of a network needs none).
+        need_db: False leaves db out.
+
+    Returns:
+        (dx, dw, db) of the shapes (..., in), (out, in) and (out,); None for what was left out.
+
+    Raises:
+        ShapeError: sizes that do not fit.
+        DTypeError: an argument is no float array, or dtypes differ.
+    """
+    return _core.linear_backward(dy, x, w, need_dx, need_db)

@@ -1,0 +1,474 @@
+"""conv2d in three directions against float64 references, finite differences and PyTorch."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+import hotloop as hl
+import reference as ref
+from hotloop import kernels
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Sizes and settings of one convolution; arrays are drawn with make."""
+
+    n: int
+    c: int
+    h: int
+    w: int
+    o: int
+    kh: int
+    kw: int
+    how: dict = field(default_factory=dict)
+
+    @property
+    def groups(self) -> int:
+        return self.how.get("groups", 1)
+
+    @property
+    def w_shape(self) -> tuple[int, ...]:
+        return (self.o, self.c // self.groups, self.kh, self.kw)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return (self.n, self.c, self.h, self.w)
+
+    def make(self, rng: np.random.Generator, dtype: type) -> tuple[np.ndarray, ...]:
+        x = rng.uniform(-1, 1, self.x_shape).astype(dtype)
+        w = rng.uniform(-1, 1, self.w_shape).astype(dtype)
+        b = rng.uniform(-1, 1, self.o).astype(dtype)
+        dy = rng.uniform(-1, 1, ref.conv2d(x, w, **self.how).shape).astype(dtype)
+        return x, w, b, dy
+
+    @property
+    def id(self) -> str:
+        how = "-".join(f"{name[0]}{value}" for name, value in self.how.items())
+        return f"{self.n}x{self.c}@{self.h}x{self.w}-{self.o}-{self.kh}x{self.kw}-{how}".replace(
+            " ", ""
+        )
+
+
+def problem(n, c, h, w, o, kh, kw, **how) -> Problem:
+    return Problem(n, c, h, w, o, kh, kw, how)
+
+
+SHAPES = [
+    problem(1, 1, 1, 1, 1, 1, 1),
+    problem(2, 1, 8, 8, 16, 3, 3, padding=1),
+    problem(9, 16, 8, 8, 32, 3, 3, padding=1),
+    problem(2, 3, 9, 7, 5, 3, 2),
+    problem(1, 2, 5, 6, 3, 3, 3, padding=3),  # more padding than half the kernel
+    problem(2, 3, 4, 5, 4, 2, 2, padding=(5, 6)),  # whole kernels outside the image
+    problem(2, 4, 11, 13, 6, 3, 3, stride=2, padding=1),
+    problem(2, 4, 11, 13, 6, 2, 3, stride=(3, 2), padding=(0, 1)),
+    problem(2, 3, 9, 9, 4, 1, 1, stride=2),
+    problem(1, 3, 9, 8, 4, 1, 2, stride=(4, 5)),  # input pixels that no output sees
+    problem(1, 3, 12, 14, 5, 3, 3, dilation=2, padding=2),
+    problem(1, 3, 12, 14, 5, 3, 2, dilation=(3, 2), stride=(2, 3), padding=(4, 1)),
+    problem(1, 3, 13, 12, 5, 3, 3, dilation=2, stride=2, padding=3),
+    problem(2, 6, 7, 7, 9, 3, 3, groups=3, padding=1),
+    problem(2, 8, 7, 6, 4, 3, 3, groups=4, stride=2, padding=1),
+    problem(2, 5, 7, 7, 5, 3, 3, groups=5, padding=1),  # depthwise
+    problem(1, 17, 9, 8, 17, 5, 3, groups=17, stride=2, padding=(2, 1)),
+    problem(3, 32, 6, 6, 32, 3, 3, groups=32, dilation=2, padding=2),
+    problem(2, 4, 6, 6, 12, 3, 3, groups=4, padding=1),  # depthwise, three outputs each
+    problem(2, 20, 5, 5, 70, 1, 1),
+    problem(1, 37, 4, 4, 67, 3, 3, padding=1),
+    problem(1, 64, 3, 3, 33, 3, 3, padding=1),  # more terms than one run
+    problem(40, 2, 3, 3, 4, 2, 2),  # several images in one piece of work
+    problem(1, 8, 40, 60, 8, 3, 3, padding=1),  # several pieces in one image
+    problem(2, 1, 1, 50, 3, 1, 7, padding=(0, 3)),
+    problem(2, 2, 50, 1, 3, 7, 1, padding=(3, 0)),
+]
+
+
+def check_three(p: Problem, arrays: tuple[np.ndarray, ...]) -> None:
+    x, w, b, dy = arrays
+    terms = w[0].size
+    y = kernels.conv2d(x, w, b, **p.how)
+    assert y.dtype == x.dtype
+    ref.assert_close(y, ref.conv2d(x, w, b, **p.how), terms + 1, kind="product", scale=1, name="y")
+    dx = kernels.conv2d_backward_input(dy, w, x.shape, **p.how)
+    expected = ref.conv2d_backward_input(dy, w, x.shape, **p.how)
+    depth = w.size // w.shape[1]
+    ref.assert_close(dx, expected, depth, kind="product", scale=1, name="dx")
+    dw = kernels.conv2d_backward_weight(dy, x, w.shape, **p.how)
+    expected = ref.conv2d_backward_weight(dy, x, w.shape, **p.how)
+    depth = dy.size // dy.shape[1]
+    ref.assert_close(dw, expected, depth, kind="product", scale=1, name="dw")
+
+
+@pytest.mark.parametrize("p", SHAPES, ids=lambda p: p.id)
+def test_values(p, dtype, rng, level):
+    check_three(p, p.make(rng, dtype))
+
+
+# Around the widths of vectors, blocks and panels, and around the rows of a tile.
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 129])
+def test_channels_at_the_edges(channels, dtype, rng, level):
+    check = problem(1, 3, 4, 4, channels, 2, 2)
+    check_three(check, check.make(rng, dtype))
+    check = problem(1, channels, 4, 3, 3, 2, 2, padding=1)
+    check_three(check, check.make(rng, dtype))
+
+
+@pytest.mark.parametrize("outputs", [5, 20, 40, 60])
+def test_pixels_at_the_edges(outputs, rng, level):
+    for width in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 17, 24, 25, 28, 29):
+        check = problem(1, 2, 1, width, outputs, 1, 1)
+        check_three(check, check.make(rng, np.float32))
+
+
+def test_random_problems(rng, level):
+    done = 0
+    while done < 40:
+        groups = int(rng.choice([1, 1, 2, 3]))
+        n, h, w = (int(v) for v in rng.integers(1, 12, 3))
+        c, o = (groups * int(v) for v in rng.integers(1, 24, 2))
+        kh, kw, *rest = (int(v) for v in rng.integers(1, 5, 6))
+        how = {
+            "stride": (rest[0], rest[1]),
+            "padding": (rest[2] - 1, rest[3] - 1),
+            "dilation": tuple(int(v) for v in rng.integers(1, 4, 2)),
+            "groups": groups,
+        }
+        fits = zip((h, w), (kh, kw), how["padding"], how["dilation"])
+        if any(d * (k - 1) + 1 > size + 2 * pad for size, k, pad, d in fits):
+            continue
+        check = Problem(n, c, h, w, o, kh, kw, how)
+        check_three(check, check.make(rng, rng.choice([np.float32, np.float64])))
+        done += 1
+
+
+# ---- layouts, strides, out ------------------------------------------------------------------
+
+
+def to_nhwc(a: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(a.transpose(0, 2, 3, 1))
+
+
+def to_hwio(w: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(w.transpose(2, 3, 1, 0))
+
+
+LAYOUT_SHAPES = [
+    problem(2, 3, 6, 7, 5, 3, 3, padding=1, stride=2),
+    problem(2, 20, 5, 6, 18, 3, 3, padding=1),
+    problem(2, 18, 5, 5, 18, 3, 3, padding=1, groups=18),
+    problem(2, 4, 5, 5, 6, 2, 2, groups=2),
+    problem(3, 8, 4, 4, 16, 1, 1),
+]
+
+
+@pytest.mark.parametrize("p", LAYOUT_SHAPES, ids=lambda p: p.id)
+def test_nhwc_is_the_same_kernel(p, dtype, rng):
+    x, w, b, dy = p.make(rng, dtype)
+    how = p.how | {"layout": "NHWC"}
+    y = kernels.conv2d(to_nhwc(x), to_hwio(w), b, **how)
+    assert y.flags.c_contiguous
+    ref.assert_same(to_nhwc(kernels.conv2d(x, w, b, **p.how)), y)
+    shape = to_nhwc(x).shape
+    dx = kernels.conv2d_backward_input(to_nhwc(dy), to_hwio(w), shape, **how)
+    ref.assert_same(to_nhwc(kernels.conv2d_backward_input(dy, w, x.shape, **p.how)), dx)
+    shape = to_hwio(w).shape
+    dw = kernels.conv2d_backward_weight(to_nhwc(dy), to_nhwc(x), shape, **how)
+    ref.assert_same(to_hwio(kernels.conv2d_backward_weight(dy, x, w.shape, **p.how)), dw)
+
+
+def test_results_are_stored_channels_last(rng):
+    p = problem(2, 3, 6, 7, 5, 3, 3)
+    x, w, b, dy = p.make(rng, np.float32)
+    assert kernels.conv2d(x, w, b).transpose(0, 2, 3, 1).flags.c_contiguous
+    dx = kernels.conv2d_backward_input(dy, w, x.shape)
+    assert dx.transpose(0, 2, 3, 1).flags.c_contiguous
+    assert kernels.conv2d_backward_weight(dy, x, w.shape).flags.c_contiguous
+
+
+@pytest.mark.parametrize("layout", [*ref.LAYOUTS, "channels-last"])
+@pytest.mark.parametrize("p", LAYOUT_SHAPES, ids=lambda p: p.id)
+def test_memory_layouts_of_inputs(p, layout, rng):
+    """Any strides give the bits that contiguous memory gives."""
+    x, w, b, dy = p.make(rng, np.float32)
+
+    def laid_out(a: np.ndarray) -> np.ndarray:
+        if layout == "channels-last":
+            return to_nhwc(a).transpose(0, 3, 1, 2) if a.ndim == 4 else a
+        return ref.with_layout(a, layout)
+
+    x2, w2, b2, dy2 = (laid_out(a) for a in (x, w, b, dy))
+    ref.assert_same(kernels.conv2d(x2, w2, b2, **p.how), kernels.conv2d(x, w, b, **p.how))
+    ref.assert_same(
+        kernels.conv2d_backward_input(dy2, w2, x.shape, **p.how),
+        kernels.conv2d_backward_input(dy, w, x.shape, **p.how),
+    )
+    ref.assert_same(
+        kernels.conv2d_backward_weight(dy2, x2, w.shape, **p.how),
+        kernels.conv2d_backward_weight(dy, x, w.shape, **p.how),
+    )
+
+
+@pytest.mark.parametrize("layout", [*ref.LAYOUTS, "channels-last"])
+def test_out(layout, dtype, rng):
+    p = LAYOUT_SHAPES[0]
+    x, w, b, dy = p.make(rng, dtype)
+
+    def destination(shape: tuple[int, ...]) -> np.ndarray:
+        if layout == "channels-last":
+            n, c, h, width = shape
+            return np.full((n, h, width, c), 77, dtype).transpose(0, 3, 1, 2)
+        return ref.empty_with_layout(shape, dtype, layout)
+
+    calls = [
+        lambda out: kernels.conv2d(x, w, b, **p.how, out=out),
+        lambda out: kernels.conv2d_backward_input(dy, w, x.shape, **p.how, out=out),
+        lambda out: kernels.conv2d_backward_weight(dy, x, w.shape, **p.how, out=out),
+    ]
+    for call in calls:
+        expected = call(None)
+        out = destination(expected.shape)
+        assert call(out) is out
+        ref.assert_same(out, expected)
+
+
+@pytest.mark.parametrize("p", LAYOUT_SHAPES, ids=lambda p: p.id)
+def test_nothing_is_written_outside_of_out(p, rng, level):
+    x, w, b, dy = p.make(rng, np.float32)
+    how = p.how | {"layout": "NHWC"}
+    x, w, dy = to_nhwc(x), to_hwio(w), to_nhwc(dy)
+    for shape, call in (
+        (dy.shape, lambda out: kernels.conv2d(x, w, b, **how, out=out)),
+        (x.shape, lambda out: kernels.conv2d_backward_input(dy, w, x.shape, **how, out=out)),
+        (w.shape, lambda out: kernels.conv2d_backward_weight(dy, x, w.shape, **how, out=out)),
+    ):
+        out, check = ref.guarded(shape, np.float32)
+        call(out)
+        check()
+        assert not (out == 77).any()
+
+
+# ---- epilogue, special values -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "gelu", "tanh", "hardswish"])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_activation_is_that_of_the_family(activation, groups, rng, level):
+    p = problem(2, 6, 5, 5, 18 if groups == 1 else 6, 3, 3, groups=groups)
+    x, w, b, _ = p.make(rng, np.float32)
+    plain = kernels.conv2d(x, w, b, **p.how)
+    fused = kernels.conv2d(x, w, b, **p.how, activation=activation)
+    function = getattr(kernels, activation, None)
+    if function is None:
+        function = {"relu": lambda v: np.maximum(v, 0), "tanh": np.tanh}.get(activation)
+        if function is None:
+            pytest.skip(f"no kernel {activation} yet")
+    ref.assert_close(fused, function(np.ascontiguousarray(plain)), 4, kind="function")
+
+
+def test_padding_keeps_infinities_out(level):
+    """A tap on the padding multiplies a zero of the image, whatever its weight; NaN spreads."""
+    x = np.ones((1, 1, 3, 3), np.float32)
+    w = np.ones((1, 1, 3, 3), np.float32)
+    x[0, 0, 0, 0] = np.nan
+    y = kernels.conv2d(x, w, padding=1)[0, 0]
+    assert np.isnan(y[:2, :2]).all()
+    assert np.array_equal(y[2], [4, 6, 4])
+    assert np.array_equal(y[:, 2], [4, 6, 4])
+
+
+def test_fresh_scratch_never_shows(rng, level):
+    """Memory that an earlier call left full of NaN is not read."""
+    p = problem(2, 3, 7, 7, 5, 3, 3, padding=1, stride=2)
+    x, w, b, dy = p.make(rng, np.float32)
+    kernels.conv2d(np.full((4, 8, 16, 16), np.nan, np.float32), np.ones((40, 8, 3, 3), np.float32))
+    check_three(p, (x, w, b, dy))
+
+
+# ---- threads ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        problem(20, 16, 8, 8, 32, 3, 3, padding=1),
+        problem(1, 32, 14, 14, 70, 3, 3, padding=1),
+        problem(1, 64, 7, 7, 140, 3, 3, padding=1),
+        problem(3, 3, 50, 50, 16, 3, 3, stride=2, padding=1),
+        problem(2, 48, 20, 20, 48, 3, 3, groups=48, padding=1),
+    ],
+    ids=lambda p: p.id,
+)
+def test_bits_do_not_depend_on_threads(p, dtype, rng):
+    x, w, b, dy = p.make(rng, dtype)
+    ref.assert_same_bits(
+        lambda: (
+            kernels.conv2d(x, w, b, **p.how),
+            kernels.conv2d_backward_input(dy, w, x.shape, **p.how),
+            kernels.conv2d_backward_weight(dy, x, w.shape, **p.how),
+        )
+    )
+
+
+def test_values_with_threads(threads, rng):
+    for p in (
+        problem(12, 16, 12, 12, 40, 3, 3, padding=1),
+        problem(1, 64, 12, 12, 64, 3, 3, padding=1),
+    ):
+        check_three(p, p.make(rng, np.float32))
+
+
+# ---- gradients ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        problem(2, 3, 4, 5, 2, 3, 2, padding=1),
+        problem(1, 2, 6, 5, 4, 3, 3, stride=2, padding=2, groups=2),
+        problem(1, 3, 6, 6, 3, 2, 3, stride=(2, 3), dilation=2, padding=(1, 2), groups=3),
+    ],
+    ids=lambda p: p.id,
+)
+def test_gradients_by_finite_differences(p, rng):
+    x, w, b, dy = p.make(rng, np.float64)
+
+    def forward() -> np.ndarray:
+        return kernels.conv2d(x, w, b, **p.how)
+
+    ref.assert_gradient(kernels.conv2d_backward_input(dy, w, x.shape, **p.how), forward, x, dy)
+    ref.assert_gradient(kernels.conv2d_backward_weight(dy, x, w.shape, **p.how), forward, w, dy)
+
+
+@pytest.mark.parametrize("p", SHAPES, ids=lambda p: p.id)
+def test_against_pytorch(p, rng):
+    torch = pytest.importorskip("torch")
+    x, w, b, dy = p.make(rng, np.float64)
+    tensors = [torch.tensor(a, requires_grad=True) for a in (x, w, b)]
+    y = torch.nn.functional.conv2d(*tensors, **p.how)
+    y.backward(torch.tensor(dy))
+    ref.assert_close(kernels.conv2d(x, w, b, **p.how), y.detach().numpy(), 1000, kind="product")
+    dx = kernels.conv2d_backward_input(dy, w, x.shape, **p.how)
+    ref.assert_close(dx, tensors[0].grad.numpy(), 1000, kind="product")
+    dw = kernels.conv2d_backward_weight(dy, x, w.shape, **p.how)
+    ref.assert_close(dw, tensors[1].grad.numpy(), 1000, kind="product")
+
+
+# ---- errors ------------------------------------------------------------------------------------
+
+X = np.zeros((2, 4, 5, 6), np.float32)
+W = np.zeros((8, 4, 3, 3), np.float32)
+DY = np.zeros((2, 8, 3, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: kernels.conv2d(X[0], W), hl.ShapeError, r"conv2d: x must have 4 axes \(n, c, h, "),
+        (lambda: kernels.conv2d(X[:0], W), hl.ShapeError, r"x .* must not be empty, got .*\(0, 4,"),
+        (lambda: kernels.conv2d(X, W[:, :, :0]), hl.ShapeError, r"w .* must not be empty"),
+        (lambda: kernels.conv2d(X, W[:, :3]), hl.ShapeError, r"w .* must have 4 input channels"),
+        (lambda: kernels.conv2d(X, W, layout="NHWC"), hl.ShapeError, r'is layout="NHWC" meant\?'),
+        (lambda: kernels.conv2d(X, W, groups=3), hl.ShapeError, r"groups must divide .* got 3 gro"),
+        (lambda: kernels.conv2d(X, W, groups=0), hl.ShapeError, r"groups must be at least 1"),
+        (lambda: kernels.conv2d(X, W, groups=(1, 1)), hl.DTypeError, r"groups must be an integer"),
+        (lambda: kernels.conv2d(X, W, stride=0), hl.ShapeError, r"stride must be at least 1"),
+        (lambda: kernels.conv2d(X, W, padding=-1), hl.ShapeError, r"padding must be at least 0"),
+        (lambda: kernels.conv2d(X, W, dilation=0), hl.ShapeError, r"dilation must be at least 1"),
+        (lambda: kernels.conv2d(X, W, dilation=3), hl.ShapeError, r"along h, got 7 \(3 taps, dila"),
+        (lambda: kernels.conv2d(X, W, stride=1.5), hl.DTypeError, r"stride must be an integer"),
+        (lambda: kernels.conv2d(X, W, stride=(1, 2, 3)), hl.ShapeError, r"stride must be an int"),
+        (lambda: kernels.conv2d(X, W, padding=2**31), hl.ShapeError, r"\d+"),
+        (lambda: kernels.conv2d(X, W, np.zeros(7, np.float32)), hl.ShapeError, r"b must .* \(8,\)"),
+        (lambda: kernels.conv2d(X, W.astype(float)), hl.DTypeError, r"x and w must have the same"),
+        (lambda: kernels.conv2d(X, W, np.zeros(8)), hl.DTypeError, r"x and b must have the same"),
+        (
+            lambda: kernels.conv2d(X, W, layout="CHWN"),
+            ValueError,
+            r'layout must be "NCHW" or "NHWC',
+        ),
+        (
+            lambda: kernels.conv2d(X, W, activation="rely"),
+            ValueError,
+            r"activation must be None or",
+        ),
+        (lambda: kernels.conv2d(X.tolist(), W), hl.DTypeError, r"x must be a numpy.ndarray"),
+        (lambda: kernels.conv2d(X, W, out=DY[:1]), hl.ShapeError, r"out must have shape \(2, 8, 3"),
+        (
+            lambda: kernels.conv2d_backward_input(DY, W, (2, 4, 6, 6)),
+            hl.ShapeError,
+            r"conv2d_backward_input: dy must have shape \(2, 8, 4, 4\), got \(2, 8, 3, 4\)",
+        ),
+        (
+            lambda: kernels.conv2d_backward_input(DY, W, (2, -4, 5, 6)),
+            hl.ShapeError,
+            r"x_shape must not hold negative sizes",
+        ),
+        (
+            lambda: kernels.conv2d_backward_input(DY, W, X),
+            hl.DTypeError,
+            r"x_shape must be a tuple of sizes, got numpy.ndarray",
+        ),
+        (
+            lambda: kernels.conv2d_backward_weight(DY, X, (8, 4, 3)),
+            hl.ShapeError,
+            r"conv2d_backward_weight: w_shape must have 4 axes",
+        ),
+        (
+            lambda: kernels.conv2d_backward_weight(DY, X, (2**61, 4, 3, 3)),
+            hl.ShapeError,
+            r"conv2d_backward_weight: ",
+        ),
+        (
+            lambda: kernels.conv2d_backward_weight(DY, X.astype(float), W.shape),
+            hl.DTypeError,
+            r"dy and x must have the same dtype",
+        ),
+    ],
+)
+def test_error_messages(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_out_must_be_apart_and_writable():
+    x = np.ones((1, 2, 4, 4), np.float32)
+    w = np.ones((2, 2, 1, 1), np.float32)
+    with pytest.raises(hl.OutputError, match=r"conv2d: out must not overlap x"):
+        kernels.conv2d(x, w, out=x)
+    with pytest.raises(hl.OutputError, match=r"out must not overlap dy"):
+        kernels.conv2d_backward_input(x, w, x.shape, out=x)
+    with pytest.raises(hl.OutputError, match=r"out must not overlap"):
+        kernels.conv2d_backward_weight(x, x, (2, 2, 1, 1), out=x.ravel()[:4].reshape(2, 2, 1, 1))
+    frozen = np.ones((1, 2, 4, 4), np.float32)
+    frozen.flags.writeable = False
+    with pytest.raises(hl.OutputError, match=r"out must be writable"):
+        kernels.conv2d(x, w, out=frozen)
+
+
+def test_a_failed_call_leaves_out_alone():
+    out = np.full((2, 8, 3, 4), 7, np.float32)
+    for bad in ({"stride": 0}, {"groups": 3}, {"activation": "none"}, {"layout": "x"}):
+        with pytest.raises(ValueError):
+            kernels.conv2d(X, W, out=out, **bad)
+    assert (out == 7).all()
+
+
+def test_sizes_that_no_memory_holds():
+    w = np.ones((1, 1, 1, 1), np.float32)
+    x = np.ones((1, 1, 1, 1), np.float32)
+    with pytest.raises((hl.ShapeError, MemoryError)):
+        kernels.conv2d(x, w, padding=2**31)
+    with pytest.raises((hl.ShapeError, MemoryError)):
+        kernels.conv2d_backward_input(x, w, (2**62, 2**62, 1, 1))
+
+
+def test_settings_as_pairs_and_integers(rng):
+    x, w, _, _ = problem(1, 2, 8, 8, 3, 3, 3).make(rng, np.float32)
+    for name, value in itertools.product(("stride", "padding", "dilation"), (1, 2)):
+        one = kernels.conv2d(x, w, **{name: value})
+        ref.assert_same(kernels.conv2d(x, w, **{name: (value, value)}), one)
+        ref.assert_same(kernels.conv2d(x, w, **{name: [value, np.int64(value)]}), one)
