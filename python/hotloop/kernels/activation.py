@@ -48,13 +48,39 @@ T = TypeVar("T", bound=np.floating)
 def relu(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
     """Rectifier: ``max(x, 0)``.
 
+    Args:
+        x: float32 or float64, any shape and strides.
+        out: Where to write the result, of x's shape and dtype, any strides; may be x itself.
+
+    Returns:
+        ``out``, or a fresh array whose axes lie in memory as x's do.
+
+    Raises:
+        DTypeError: If x is no array of float32 or float64, or out has another dtype.
+        ShapeError: If out has another shape.
+        OutputError: If out is read-only or partly overlaps x.
+
     Source: Nair and Hinton 2010.
     """
     return _core.relu(x, out)
 
 
 def relu_backward(dy: NDArray[T], y: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """Gradient of :func:`relu` from its result: ``dy`` where ``y > 0``, else 0."""
+    """Gradient of :func:`relu` from its result: ``dy`` where ``y > 0``, else 0.
+
+    Args:
+        dy: Gradient of the result, float32 or float64.
+        y: The result of the forward call, of dy's shape and dtype.
+        out: Where to write the gradient; may be dy or y itself.
+
+    Returns:
+        The gradient of the input: ``out``, or a fresh array.
+
+    Raises:
+        DTypeError: If dy and y have different dtypes or neither float32 nor float64.
+        ShapeError: If the shapes differ.
+        OutputError: If out is read-only or partly overlaps dy or y.
+    """
     return _core.relu_backward(dy, y, out)
 
 
@@ -63,7 +89,8 @@ def leaky_relu(
 ) -> NDArray[T]:
     """Leaky rectifier: ``x`` where ``x > 0``, else ``negative_slope * x``.
 
-    Raises ``ValueError`` for a negative slope below 0. Source: Maas et al. 2013.
+    Arguments, result and errors as in :func:`relu`. Raises ``ValueError`` for a negative slope
+    below 0. Source: Maas et al. 2013.
     """
     return _core.leaky_relu(x, negative_slope, out)
 
@@ -78,7 +105,8 @@ def leaky_relu_backward(
 def elu(x: NDArray[T], alpha: float = 1.0, *, out: NDArray[T] | None = None) -> NDArray[T]:
     """Exponential linear unit: ``x`` where ``x > 0``, else ``alpha * (exp(x) - 1)``.
 
-    Raises ``ValueError`` for a negative alpha. Source: Clevert et al. 2015, arXiv:1511.07289.
+    Arguments, result and errors as in :func:`relu`. Raises ``ValueError`` for a negative alpha.
+    Source: Clevert et al. 2015, arXiv:1511.07289.
     """
     return _core.elu(x, alpha, out)
 
@@ -93,7 +121,8 @@ def elu_backward(
 def gelu(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
     """Gaussian error linear unit: ``x * (1 + erf(x / sqrt(2))) / 2``.
 
-    Source: Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    Arguments, result and errors as in :func:`relu`. Source: Hendrycks and Gimpel 2016,
+    arXiv:1606.08415.
     """
     return _core.gelu(x, out)
 
@@ -106,7 +135,8 @@ def gelu_backward(dy: NDArray[T], x: NDArray[T], *, out: NDArray[T] | None = Non
 def gelu_tanh(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
     """GELU's tanh form: ``x * (1 + tanh(sqrt(2/pi) * (x + 0.044715 * x**3))) / 2``.
 
-    Source: Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    Arguments, result and errors as in :func:`relu`. Source: Hendrycks and Gimpel 2016,
+    arXiv:1606.08415.
     """
     return _core.gelu_tanh(x, out)
 
@@ -121,7 +151,8 @@ def gelu_tanh_backward(
 def silu(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
     """Sigmoid linear unit (swish): ``x / (1 + exp(-x))``.
 
-    Source: Elfwing et al. 2017, arXiv:1702.03118.
+    Arguments, result and errors as in :func:`relu`. Source: Elfwing et al. 2017,
+    arXiv:1702.03118.
     """
     return _core.silu(x, out)
 
@@ -132,7 +163,10 @@ def silu_backward(dy: NDArray[T], x: NDArray[T], *, out: NDArray[T] | None = Non
 
 
 def sigmoid(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """Logistic function: ``1 / (1 + exp(-x))``, without overflow."""
+    """Logistic function: ``1 / (1 + exp(-x))``, without overflow.
+
+    Arguments, result and errors as in :func:`relu`.
+    """
     return _core.sigmoid(x, out)
 
 
@@ -142,7 +176,10 @@ def sigmoid_backward(dy: NDArray[T], y: NDArray[T], *, out: NDArray[T] | None = 
 
 
 def tanh(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """Hyperbolic tangent, within 2 ULP in float32 and 4 in float64."""
+    """Hyperbolic tangent, within 2 ULP in float32 and 4 in float64.
+
+    Arguments, result and errors as in :func:`relu`.
+    """
     return _core.tanh(x, out)
 
 
@@ -154,7 +191,8 @@ def tanh_backward(dy: NDArray[T], y: NDArray[T], *, out: NDArray[T] | None = Non
 def softplus(x: NDArray[T], beta: float = 1.0, *, out: NDArray[T] | None = None) -> NDArray[T]:
     """Smooth rectifier: ``log(1 + exp(beta * x)) / beta``, without overflow.
 
-    Raises ``ValueError`` unless beta is positive. Source: Dugas et al. 2000.
+    Arguments, result and errors as in :func:`relu`. Raises ``ValueError`` unless beta is
+    positive. Source: Dugas et al. 2000.
     """
     return _core.softplus(x, beta, out)
 
@@ -169,7 +207,7 @@ def softplus_backward(
 def hardswish(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
     """Piecewise SiLU: ``x * min(max(x + 3, 0), 6) / 6``.
 
-    Source: Howard et al. 2019, arXiv:1905.02244.
+    Arguments, result and errors as in :func:`relu`. Source: Howard et al. 2019, arXiv:1905.02244.
     """
     return _core.hardswish(x, out)
 
