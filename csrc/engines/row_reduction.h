@@ -221,9 +221,9 @@ template <class Body>
   const int last = axes.dims - 1;
   std::int64_t index[16] = {};
   std::int64_t rest = begin, offset = 0;
-  for (int d = last; d >= 0; --d) {
-    index[d] = rest % axes.sizes[d];
-    rest /= axes.sizes[d];
+  for (int d = last; d >= 0 && rest > 0; --d) {
+    index[d] = d > 0 ? rest % axes.sizes[d] : rest;
+    rest = d > 0 ? rest / axes.sizes[d] : 0;
     offset += index[d] * axes.strides[d];
   }
   for (std::int64_t at = begin; at < end;) {
@@ -245,11 +245,12 @@ template <class Body>
 // The offset of a flattened index.
 [[maybe_unused]] static inline std::int64_t offset_of(const Axes& axes, std::int64_t index) {
   std::int64_t offset = 0;
-  for (int d = axes.dims - 1; d >= 0; --d) {
+  for (int d = axes.dims - 1; d > 0;
+       --d) {  // a division costs as much as a short row: none for one axis
     offset += index % axes.sizes[d] * axes.strides[d];
     index /= axes.sizes[d];
   }
-  return offset;
+  return axes.dims > 0 ? offset + index * axes.strides[0] : offset;
 }
 
 }  // namespace

@@ -35,6 +35,22 @@ struct WindowAxis {
   }
 };
 
+// The windows that cover pixel 0, then 1, 2, ...: without the divisions, which cost as much as a
+// pixel.
+struct Cover {
+  WindowAxis axis;
+  std::int64_t pixel = 0;
+  Range range;
+
+  explicit Cover(const WindowAxis& along) : axis(along), range(along.windows(0)) {}
+  [[gnu::always_inline]] inline void next() {
+    const std::int64_t reach = ++pixel + axis.padding;
+    while (range.begin * axis.stride + axis.kernel <= reach) ++range.begin;
+    while (range.end < axis.out && range.end * axis.stride <= reach) ++range.end;
+  }
+  [[gnu::always_inline]] inline bool single() const { return range.end - range.begin == 1; }
+};
+
 // Calls body(channel, lanes) for whole vectors of channels and once for the rest.
 template <class T, class Body>
 [[gnu::always_inline]] static inline void each_channels(std::int64_t channels, Body body) {

@@ -29,7 +29,7 @@ static inline std::int64_t label_at(const CrossEntropyArgs& args, const void* la
 
 // One row (AlongRow) or a vector of rows (DownRows).
 template <class T, class Walk>
-static inline void cross_entropy_rows(const CrossEntropyArgs& args, const Walk& walk,
+static inline void cross_entropy_rows(const CrossEntropyArgs& args, Walk walk,
                                       const LossRows<T>& rows) {
   constexpr int lanes = Vec<T>::lanes;
   const std::int64_t stride = args.class_strides[0], dx_stride = args.class_strides[1];

@@ -94,19 +94,30 @@ static inline void max_rows_backward(const PoolArgs& args, std::int64_t begin, s
     const T* dy = static_cast<const T*>(args.source) + image * from.n;
     const Tap* tap = static_cast<const Tap*>(args.taps) + image * taps.n;
     T* dx = static_cast<T*>(args.result) + image * to.n + ih * to.h;
-    for (std::int64_t iw = 0; iw < args.w; ++iw, dx += to.w) {
-      const Range columns = axes.w.windows(iw);
+    Cover cover(axes.w);
+    for (std::int64_t iw = 0; iw < args.w; ++iw, dx += to.w, cover.next()) {
+      const Range columns = cover.range;
+      // dy of window (oh, ow) where its tap is this pixel.
+      const auto share = [&](std::int64_t oh, std::int64_t ow, std::int64_t c, int lanes) {
+        const std::int64_t kh = ih + args.padding_h - oh * args.stride_h;
+        const std::int64_t kw = iw + args.padding_w - ow * args.stride_w;
+        const auto here = static_cast<typename Int<T>::scalar>(kh * args.kernel_w + kw);
+        const Int<T> which = load_taps<T>(tap + oh * taps.h + ow * taps.w + c, lanes);
+        const Vec<T> v =
+            load_channels<dense>(dy + oh * from.h + ow * from.w + c * from.c, from.c, lanes);
+        return simd::select(which == simd::set1_int<T>(here), v, simd::zero<T>());
+      };
+      if (rows.end - rows.begin == 1 && cover.single()) {
+        each_channels<T>(args.c, [&](std::int64_t c, int lanes) {
+          store_channels(dx + c, share(rows.begin, columns.begin, c, lanes), lanes);
+        });
+        continue;
+      }
       each_channels<T>(args.c, [&](std::int64_t c, int lanes) {
         Vec<T> sum = simd::zero<T>();
         for (std::int64_t oh = rows.begin; oh < rows.end; ++oh) {
-          const std::int64_t kh = ih + args.padding_h - oh * args.stride_h;
           for (std::int64_t ow = columns.begin; ow < columns.end; ++ow) {
-            const std::int64_t kw = iw + args.padding_w - ow * args.stride_w;
-            const auto here = static_cast<typename Int<T>::scalar>(kh * args.kernel_w + kw);
-            const Int<T> which = load_taps<T>(tap + oh * taps.h + ow * taps.w + c, lanes);
-            const Vec<T> v =
-                load_channels<dense>(dy + oh * from.h + ow * from.w + c * from.c, from.c, lanes);
-            sum = sum + simd::select(which == simd::set1_int<T>(here), v, simd::zero<T>());
+            sum = sum + share(oh, ow, c, lanes);
           }
         }
         store_channels(dx + c, sum, lanes);
@@ -115,17 +126,25 @@ static inline void max_rows_backward(const PoolArgs& args, std::int64_t begin, s
   }
 }
 
-// 1 / (what a window's sum is divided by).
+// 1 / (what a window's sum is divided by): the same for all windows, or a division for each.
 template <class T>
-static inline T window_scale(const PoolArgs& args, Range rows, Range columns) {
-  const std::int64_t inside = (rows.end - rows.begin) * (columns.end - columns.begin);
-  const std::int64_t count = args.count_include_pad ? args.kernel_h * args.kernel_w : inside;
-  return T(1) / static_cast<T>(count);
-}
+struct WindowScale {
+  T common;
+  bool varies;
+
+  explicit WindowScale(const PoolArgs& args)
+      : common(T(1) / static_cast<T>(args.kernel_h * args.kernel_w)),
+        varies(!args.count_include_pad && (args.padding_h > 0 || args.padding_w > 0)) {}
+  [[gnu::always_inline]] inline T of(Range rows, Range columns) const {
+    if (!varies) return common;
+    return T(1) / static_cast<T>((rows.end - rows.begin) * (columns.end - columns.begin));
+  }
+};
 
 template <class T, bool dense>
 static inline void avg_rows(const PoolArgs& args, std::int64_t begin, std::int64_t end) {
   const PoolAxes axes = axes_of(args);
+  const WindowScale<T> scales(args);
   const PoolImage &from = args.source_strides, &to = args.result_strides;
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const std::int64_t image = unit / args.out_h, oh = unit % args.out_h;
@@ -136,7 +155,7 @@ static inline void avg_rows(const PoolArgs& args, std::int64_t begin, std::int64
     for (std::int64_t ow = 0; ow < args.out_w; ++ow, y += to.w) {
       const Range columns = axes.w.taps(ow);
       const T* window = x + (ow * args.stride_w - args.padding_w) * from.w;
-      const Vec<T> scale = simd::set1<T>(window_scale<T>(args, rows, columns));
+      const Vec<T> scale = simd::set1<T>(scales.of(rows, columns));
       each_channels<T>(args.c, [&](std::int64_t c, int lanes) {
         Vec<T> sum = simd::zero<T>();
         for (std::int64_t kh = rows.begin; kh < rows.end; ++kh) {
@@ -154,23 +173,32 @@ static inline void avg_rows(const PoolArgs& args, std::int64_t begin, std::int64
 template <class T, bool dense>
 static inline void avg_rows_backward(const PoolArgs& args, std::int64_t begin, std::int64_t end) {
   const PoolAxes axes = axes_of(args);
+  const WindowScale<T> scales(args);
   const PoolImage &from = args.source_strides, &to = args.result_strides;
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const std::int64_t image = unit / args.h, ih = unit % args.h;
     const Range rows = axes.h.windows(ih);
     const T* dy = static_cast<const T*>(args.source) + image * from.n;
     T* dx = static_cast<T*>(args.result) + image * to.n + ih * to.h;
-    for (std::int64_t iw = 0; iw < args.w; ++iw, dx += to.w) {
-      const Range columns = axes.w.windows(iw);
+    Cover cover(axes.w);
+    for (std::int64_t iw = 0; iw < args.w; ++iw, dx += to.w, cover.next()) {
+      const Range columns = cover.range;
+      const auto share = [&](std::int64_t oh, std::int64_t ow, std::int64_t c, int lanes) {
+        const T scale = scales.of(axes.h.taps(oh), axes.w.taps(ow));
+        return simd::set1<T>(scale) *
+               load_channels<dense>(dy + oh * from.h + ow * from.w + c * from.c, from.c, lanes);
+      };
+      if (rows.end - rows.begin == 1 && cover.single()) {
+        each_channels<T>(args.c, [&](std::int64_t c, int lanes) {
+          store_channels(dx + c, share(rows.begin, columns.begin, c, lanes), lanes);
+        });
+        continue;
+      }
       each_channels<T>(args.c, [&](std::int64_t c, int lanes) {
         Vec<T> sum = simd::zero<T>();
         for (std::int64_t oh = rows.begin; oh < rows.end; ++oh) {
-          const Range inside_h = axes.h.taps(oh);
           for (std::int64_t ow = columns.begin; ow < columns.end; ++ow) {
-            const T scale = window_scale<T>(args, inside_h, axes.w.taps(ow));
-            const Vec<T> v =
-                load_channels<dense>(dy + oh * from.h + ow * from.w + c * from.c, from.c, lanes);
-            sum = simd::fma(v, simd::set1<T>(scale), sum);
+            sum = sum + share(oh, ow, c, lanes);
           }
         }
         store_channels(dx + c, sum, lanes);

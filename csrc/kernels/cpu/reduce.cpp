@@ -79,7 +79,8 @@ static inline void reduce_rows(const ReduceArgs& args, std::int64_t begin, std::
   const Axes reduced{args.reduced_dims, args.reduced_sizes, args.reduced_strides};
   const std::int64_t stride = args.reduced_strides[args.reduced_dims - 1];
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const std::int64_t chunk = unit / args.outputs, output = unit % args.outputs;
+    const std::int64_t chunk = unit < args.outputs ? 0 : unit / args.outputs;
+    const std::int64_t output = unit - chunk * args.outputs;
     const T* x = static_cast<const T*>(args.x) + offset_of(kept, output);
     const std::int64_t first = chunk * args.chunk;
     const std::int64_t last = first + args.chunk < args.reduced ? first + args.chunk : args.reduced;

@@ -20,36 +20,56 @@ struct Row {
   T* out;
 };
 
-template <class T, class Walk>
-static inline void softmax_row(const Walk& walk, Row<T> row, const std::int64_t* strides) {
-  const Vec<T> top =
-      reduce_walk<MaxOp, T>(walk, [&](Step at) { return walk.load(row.a, strides[0], at); });
+// Where the exponentials of a row wait for their sum: in out, or in a dense buffer, which spares
+// rows that lie side by side the long strides (a power of two fills one set of the cache) in all
+// passes but the first and the last.
+template <class T>
+struct Work {
+  T* data;
+  std::int64_t stride;
+};
+
+template <class T, bool buffered, class Walk>
+static inline void softmax_row(Walk walk, Row<T> row, Work<T> work, const std::int64_t* strides) {
+  const Vec<T> top = reduce_walk<MaxOp, T>(walk, [&](Step at) {
+    const Vec<T> x = walk.load(row.a, strides[0], at);
+    if constexpr (buffered) walk.store(work.data, work.stride, at, x);
+    return x;
+  });
+  const T* source = buffered ? work.data : row.a;
+  const std::int64_t source_stride = buffered ? work.stride : strides[0];
   const Vec<T> total = reduce_walk<AddOp, T>(walk, [&](Step at) {
-    const Vec<T> power = simd::exp(walk.load(row.a, strides[0], at) - top);
-    walk.store(row.out, strides[2], at, power);
+    const Vec<T> power = simd::exp(walk.load(source, source_stride, at) - top);
+    walk.store(work.data, work.stride, at, power);
     return power;
   });
   const Vec<T> scale = simd::set1<T>(T(1)) / total;
   walk.each([&](Step at) {
-    walk.store(row.out, strides[2], at, walk.load(row.out, strides[2], at) * scale);
+    walk.store(row.out, strides[2], at, walk.load(work.data, work.stride, at) * scale);
   });
 }
 
-template <class T, class Walk>
-static inline void log_softmax_row(const Walk& walk, Row<T> row, const std::int64_t* strides) {
-  const Vec<T> top =
-      reduce_walk<MaxOp, T>(walk, [&](Step at) { return walk.load(row.a, strides[0], at); });
+template <class T, bool buffered, class Walk>
+static inline void log_softmax_row(Walk walk, Row<T> row, Work<T> work,
+                                   const std::int64_t* strides) {
+  const Vec<T> top = reduce_walk<MaxOp, T>(walk, [&](Step at) {
+    const Vec<T> x = walk.load(row.a, strides[0], at);
+    if constexpr (buffered) walk.store(work.data, work.stride, at, x);
+    return x;
+  });
+  const T* source = buffered ? work.data : row.a;
+  const std::int64_t source_stride = buffered ? work.stride : strides[0];
   const Vec<T> total = reduce_walk<AddOp, T>(
-      walk, [&](Step at) { return simd::exp(walk.load(row.a, strides[0], at) - top); });
+      walk, [&](Step at) { return simd::exp(walk.load(source, source_stride, at) - top); });
   const Vec<T> log_total = simd::log(total);
   // (x - top) first: top may be large, and its difference to x is exact where it matters.
   walk.each([&](Step at) {
-    walk.store(row.out, strides[2], at, walk.load(row.a, strides[0], at) - top - log_total);
+    walk.store(row.out, strides[2], at, walk.load(source, source_stride, at) - top - log_total);
   });
 }
 
 template <class T, class Walk>
-static inline void softmax_backward_row(const Walk& walk, Row<T> row, const std::int64_t* strides) {
+static inline void softmax_backward_row(Walk walk, Row<T> row, const std::int64_t* strides) {
   const Vec<T> dot = reduce_walk<AddOp, T>(walk, [&](Step at) {
     return walk.load(row.a, strides[0], at) * walk.load(row.b, strides[1], at);
   });
@@ -60,8 +80,7 @@ static inline void softmax_backward_row(const Walk& walk, Row<T> row, const std:
 }
 
 template <class T, class Walk>
-static inline void log_softmax_backward_row(const Walk& walk, Row<T> row,
-                                            const std::int64_t* strides) {
+static inline void log_softmax_backward_row(Walk walk, Row<T> row, const std::int64_t* strides) {
   const Vec<T> total =
       reduce_walk<AddOp, T>(walk, [&](Step at) { return walk.load(row.a, strides[0], at); });
   walk.each([&](Step at) {
@@ -70,14 +89,14 @@ static inline void log_softmax_backward_row(const Walk& walk, Row<T> row,
   });
 }
 
-template <class T, class Walk>
-static inline void any_row(SoftmaxOp op, const Walk& walk, Row<T> row,
+template <class T, bool buffered, class Walk>
+static inline void any_row(SoftmaxOp op, Walk walk, Row<T> row, Work<T> work,
                            const std::int64_t* strides) {
   switch (op) {
     case SoftmaxOp::softmax:
-      return softmax_row<T>(walk, row, strides);
+      return softmax_row<T, buffered>(walk, row, work, strides);
     case SoftmaxOp::log_softmax:
-      return log_softmax_row<T>(walk, row, strides);
+      return log_softmax_row<T, buffered>(walk, row, work, strides);
     case SoftmaxOp::softmax_backward:
       return softmax_backward_row<T>(walk, row, strides);
     case SoftmaxOp::log_softmax_backward:
@@ -99,6 +118,8 @@ static inline Row<T> find_row(const SoftmaxArgs& args, std::int32_t dims, std::i
 template <class T>
 static inline void softmax_columns(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
   constexpr int lanes = Vec<T>::lanes;
+  constexpr std::int64_t kBuffered = 256;  // vectors, half of L1
+  T buffer[kBuffered * lanes];
   const std::int64_t columns = args.row_sizes[args.row_dims - 1];
   const std::int64_t blocks = (columns + kSoftmaxColumns - 1) / kSoftmaxColumns;
   for (std::int64_t unit = begin; unit < end; ++unit) {
@@ -108,8 +129,14 @@ static inline void softmax_columns(const SoftmaxArgs& args, std::int64_t begin, 
         column + kSoftmaxColumns < columns ? column + kSoftmaxColumns : columns;
     for (; column < stop; column += lanes) {
       const int rows = stop - column < lanes ? static_cast<int>(stop - column) : lanes;
-      any_row<T>(args.op, DownRows<T>{args.n, rows},
-                 Row<T>{row.a + column, row.b + column, row.out + column}, args.axis_strides);
+      const Row<T> strip{row.a + column, row.b + column, row.out + column};
+      const DownRows<T> walk{args.n, rows};
+      if (args.n <= kBuffered) {
+        any_row<T, true>(args.op, walk, strip, Work<T>{buffer, lanes}, args.axis_strides);
+      } else {
+        any_row<T, false>(args.op, walk, strip, Work<T>{strip.out, args.axis_strides[2]},
+                          args.axis_strides);
+      }
     }
   }
 }
@@ -119,10 +146,11 @@ static inline void softmax_body(const SoftmaxArgs& args, std::int64_t begin, std
   if (args.columns) return softmax_columns<T>(args, begin, end);
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const Row<T> row = find_row<T>(args, args.row_dims, unit);
+    const Work<T> work{row.out, args.axis_strides[2]};
     if (args.unit_stride) {
-      any_row<T>(args.op, AlongRow<T, true>{args.n}, row, args.axis_strides);
+      any_row<T, false>(args.op, AlongRow<T, true>{args.n}, row, work, args.axis_strides);
     } else {
-      any_row<T>(args.op, AlongRow<T, false>{args.n}, row, args.axis_strides);
+      any_row<T, false>(args.op, AlongRow<T, false>{args.n}, row, work, args.axis_strides);
     }
   }
 }
