@@ -16,10 +16,17 @@ except ImportError as error:
 
 from hotloop import kernels
 from hotloop._core import DeviceError, DTypeError, OutputError, ShapeError
+from hotloop.autograd import *
 from hotloop.config import get_num_threads, seed, set_num_threads, show_config
+from hotloop.creation import *
+from hotloop.device import *
+from hotloop.ops import *
+from hotloop.random import *
+from hotloop.tensor import Tensor
 
 if TYPE_CHECKING:
     from hotloop import kernels as kernels
+    from hotloop import nn as nn
 
 __version__: str = _core.__version__
 
@@ -28,6 +35,7 @@ __all__ = [
     "DeviceError",
     "OutputError",
     "ShapeError",
+    "Tensor",
     "get_num_threads",
     "kernels",
     "seed",
@@ -36,7 +44,7 @@ __all__ = [
 ]
 
 # Rooms that load at first use, so that importing the package stays cheap (SPEC 1).
-_LAZY: dict[str, str] = {}
+_LAZY: dict[str, str] = {"nn": "hotloop.nn"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,14 @@
+"""Layers, networks and losses, with PyTorch's names, defaults and initial values."""
+
+from . import functional as functional
+from . import init as init
+from .activation import *
+from .container import *
+from .convolution import *
+from .dropout import *
+from .flatten import *
+from .linear import *
+from .loss import *
+from .module import *
+from .parameter import *
+from .pooling import *

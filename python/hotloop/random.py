@@ -1,0 +1,81 @@
+"""Random tensors. The same seed gives the same numbers on any machine, for any number of threads:
+Philox, keyed by (seed, stream, element index); every call takes the next stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core, kernels
+from .autograd import wrap
+from .config import seed
+from .ops.common import sizes_of
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+__all__ = [
+    "get_rng_state", "manual_seed", "rand", "rand_like", "randint", "randn", "randn_like",
+    "randperm", "seed", "set_rng_state",
+]  # fmt: skip
+
+
+manual_seed = seed
+
+
+def get_rng_state() -> tuple[int, int]:
+    """(seed, next stream): all there is to know."""
+    seed_value, stream = _core.get_key()
+    return seed_value, stream
+
+
+def set_rng_state(state: tuple[int, int]) -> None:
+    """Returns to what get_rng_state gave."""
+    _core.set_key(*state)
+
+
+def _float_dtype(op: str, dtype: Any) -> np.dtype[Any]:
+    wanted = np.dtype(np.float32 if dtype is None else dtype)
+    if wanted not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise _core.DTypeError(f"{op}: dtype must be float32 or float64, got {wanted}")
+    return wanted
+
+
+def rand(*size: int | Sequence[int], dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Numbers spread evenly over [0, 1)."""
+    data = kernels.uniform(sizes_of("rand", size), dtype=_float_dtype("rand", dtype))
+    return wrap(data).requires_grad_(requires_grad)
+
+
+def randn(*size: int | Sequence[int], dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Numbers of the normal distribution, mean 0 and variance 1."""
+    data = kernels.normal(sizes_of("randn", size), dtype=_float_dtype("randn", dtype))
+    return wrap(data).requires_grad_(requires_grad)
+
+
+def rand_like(a: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """`rand` in a's shape and dtype."""
+    return rand(a.shape, dtype=dtype or a.dtype, requires_grad=requires_grad)
+
+
+def randn_like(a: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """`randn` in a's shape and dtype."""
+    return randn(a.shape, dtype=dtype or a.dtype, requires_grad=requires_grad)
+
+
+def randint(low: int, high: int | None = None, size: Sequence[int] = ()) -> Tensor:
+    """Integers (int64) in [low, high), or in [0, low) where high is missing."""
+    if high is None:
+        low, high = 0, low
+    if not 0 < high - low <= 2**52:
+        raise ValueError(f"randint: 0 < high - low <= 2**52 is expected, got [{low}, {high})")
+    unit = kernels.uniform(sizes_of("randint", (tuple(size),)), dtype=np.dtype(np.float64))
+    return wrap(np.asarray(np.floor(unit * (high - low))).astype(np.int64) + np.int64(low))
+
+
+def randperm(n: int) -> Tensor:
+    """The integers from 0 to n - 1 in random order."""
+    unit = kernels.uniform((n,), dtype=np.dtype(np.float64))
+    return wrap(np.argsort(unit, kind="stable"))

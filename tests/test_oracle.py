@@ -1,0 +1,259 @@
+"""Layers, losses, optimizers and whole loss curves against PyTorch, where it is installed.
+
+float64 within 1e-9; float32 within 1e-3, since training amplifies rounding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hotloop as hl
+from hotloop import nn
+
+torch = pytest.importorskip("torch")
+
+BOUND = {np.float64: 1e-9, np.float32: 1e-3}
+
+
+def tensors(array):
+    """The same array as a tensor of either side, both leaves."""
+    ours = hl.tensor(array)
+    theirs = torch.tensor(array)
+    if array.dtype.kind == "f":
+        ours.requires_grad_()
+        theirs.requires_grad_()
+    return ours, theirs
+
+
+def close(ours, theirs, dtype, name="result"):
+    theirs = theirs.detach().numpy()
+    assert ours.shape == theirs.shape, name
+    assert ours.dtype == theirs.dtype, name
+    bound = BOUND[dtype] if dtype == np.float64 else 1e-4
+    np.testing.assert_allclose(
+        ours.data, theirs, rtol=bound, atol=bound * max(1.0, abs(theirs).max(initial=0)),
+        err_msg=name,
+    )  # fmt: skip
+
+
+def copy_weights(ours, theirs):
+    """Makes both start from PyTorch's initial weights, whose names and shapes must be ours."""
+    state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    ours.load_state_dict(state)
+
+
+LAYERS = {
+    "Linear": ("Linear(5, 3)", (4, 5)),
+    "Linear_3d": ("Linear(5, 3, bias=False)", (2, 4, 5)),
+    "Linear_1d": ("Linear(5, 3)", (5,)),
+    "Conv2d": ("Conv2d(4, 6, 3)", (2, 4, 9, 8)),
+    "Conv2d_options": (
+        "Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(2, 1), groups=2)",
+        (3, 4, 9, 8),
+    ),
+    "Conv2d_same": ("Conv2d(2, 3, 3, padding='same', bias=False)", (2, 2, 5, 5)),
+    "Conv2d_depthwise": ("Conv2d(4, 4, 3, groups=4, padding=1)", (2, 4, 6, 6)),
+    "Conv2d_single": ("Conv2d(2, 3, 3)", (2, 6, 7)),
+    "MaxPool2d": ("MaxPool2d(2)", (2, 3, 7, 8)),
+    "MaxPool2d_options": ("MaxPool2d(3, 2, 1)", (2, 3, 7, 8)),
+    "AvgPool2d": ("AvgPool2d(2)", (2, 3, 7, 8)),
+    "AvgPool2d_padding": ("AvgPool2d(3, 2, 1)", (2, 3, 7, 8)),
+    "AvgPool2d_inside": ("AvgPool2d(3, 2, 1, count_include_pad=False)", (2, 3, 7, 8)),
+    "Flatten": ("Flatten()", (2, 3, 4)),
+    "Dropout_eval": ("Dropout(0.5).eval()", (2, 3)),
+    "Identity": ("Identity()", (2, 3)),
+    "ReLU": ("ReLU()", (3, 40)),
+    "LeakyReLU": ("LeakyReLU(0.2)", (3, 40)),
+    "ELU": ("ELU(1.5)", (3, 40)),
+    "GELU": ("GELU()", (3, 40)),
+    "GELU_tanh": ("GELU(approximate='tanh')", (3, 40)),
+    "SiLU": ("SiLU()", (3, 40)),
+    "Sigmoid": ("Sigmoid()", (3, 40)),
+    "Tanh": ("Tanh()", (3, 40)),
+    "Softplus": ("Softplus()", (3, 40)),
+    "Softplus_beta": ("Softplus(2.0, 5.0)", (3, 40)),
+    "Hardswish": ("Hardswish()", (3, 40)),
+    "Softmax": ("Softmax(dim=1)", (3, 4, 5)),
+    "LogSoftmax": ("LogSoftmax(dim=-1)", (3, 40)),
+    "Sequential": ("Sequential(Linear(4, 8), Tanh(), Linear(8, 2))", (5, 4)),
+}
+
+
+def build(module, text):
+    return eval(text, {name: getattr(module, name) for name in dir(module)})
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layer(name, dtype, rng):
+    text, shape = LAYERS[name]
+    theirs = build(torch.nn, text).to(torch.float64 if dtype == np.float64 else torch.float32)
+    ours = build(nn, text).to(dtype)
+    copy_weights(ours, theirs)
+    x, tx = tensors((2.0 * rng.standard_normal(shape)).astype(dtype))
+    y, ty = ours(x), theirs(tx)
+    close(y, ty, dtype)
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    y.backward(dy)
+    ty.backward(torch.tensor(dy))
+    close(x.grad, tx.grad, dtype, "dx")
+    for (path, parameter), (their_path, other) in zip(
+        ours.named_parameters(), theirs.named_parameters()
+    ):
+        assert path == their_path
+        close(parameter.grad, other.grad, dtype, path)
+
+
+def test_max_pool_indices(rng):
+    x, tx = tensors(rng.standard_normal((2, 3, 7, 8)))
+    for options in ({"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}):
+        values, indices = nn.functional.max_pool2d(x, **options, return_indices=True)
+        expected, places = torch.nn.functional.max_pool2d(tx, **options, return_indices=True)
+        close(values, expected, np.float64)
+        assert indices.dtype == np.int64
+        np.testing.assert_array_equal(indices.data, places.numpy())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_mse_loss(reduction, dtype, rng):
+    (x, tx), (y, ty) = (tensors(rng.standard_normal((5, 3)).astype(dtype)) for _ in range(2))
+    ours = nn.MSELoss(reduction=reduction)(x, y)
+    theirs = torch.nn.MSELoss(reduction=reduction)(tx, ty)
+    close(ours, theirs, dtype)
+    ours.sum().backward()
+    theirs.sum().backward()
+    close(x.grad, tx.grad, dtype)
+    close(y.grad, ty.grad, dtype)
+
+
+CROSS_ENTROPY = {
+    "plain": {},
+    "weight": {"weight": True},
+    "ignore": {"ignore_index": 2},
+    "smoothing": {"label_smoothing": 0.2},
+    "all": {"weight": True, "ignore_index": 1, "label_smoothing": 0.1},
+}
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4,), (3, 4, 2, 5)], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", CROSS_ENTROPY)
+def test_cross_entropy(name, reduction, shape, dtype, rng):
+    options = dict(CROSS_ENTROPY[name], reduction=reduction)
+    theirs = dict(options)
+    if options.get("weight"):
+        weight = rng.uniform(0.5, 2.0, 4).astype(dtype)
+        options["weight"], theirs["weight"] = hl.from_numpy(weight), torch.tensor(weight)
+    x, tx = tensors((3 * rng.standard_normal(shape)).astype(dtype))
+    axis = 1 if len(shape) > 1 else 0
+    labels, their_labels = tensors(
+        np.asarray(rng.integers(0, 4, shape[:axis] + shape[axis + 1 :]), np.int64)
+    )
+    if labels.ndim:  # at least one that counts, or the mean is 0 / 0
+        labels.data.flat[0] = 3
+        their_labels.view(-1)[0] = 3
+    else:
+        labels.data[...] = 3
+        their_labels.fill_(3)
+    ours = nn.CrossEntropyLoss(**options)(x, labels)
+    expected = torch.nn.CrossEntropyLoss(**theirs)(tx, their_labels)
+    close(ours, expected, dtype)
+    ours.sum().backward()
+    expected.sum().backward()
+    close(x.grad, tx.grad, dtype)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_probabilities(smoothing, dtype, rng):
+    for shape in ((6, 4), (3, 4, 5)):
+        x, tx = tensors(rng.standard_normal(shape).astype(dtype))
+        target = rng.uniform(size=shape).astype(dtype)
+        target /= target.sum(1, keepdims=True)
+        ours = nn.CrossEntropyLoss(label_smoothing=smoothing)(x, hl.from_numpy(target))
+        theirs = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)(tx, torch.tensor(target))
+        close(ours, theirs, dtype)
+
+
+OPTIMIZERS = {
+    "SGD": ("SGD", {"lr": 0.1}),
+    "SGD_momentum": ("SGD", {"lr": 0.05, "momentum": 0.9}),
+    "SGD_all": ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.1, "weight_decay": 0.01}),
+    "SGD_nesterov": ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
+    "Adam": ("Adam", {}),
+    "Adam_decay": ("Adam", {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-6, "weight_decay": 0.1}),
+    "AdamW": ("AdamW", {}),
+    "AdamW_options": ("AdamW", {"lr": 0.01, "weight_decay": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_over_20_steps(name, dtype, rng):
+    optim = pytest.importorskip("hotloop.optim")
+    kind, options = OPTIMIZERS[name]
+    start = [rng.standard_normal(shape).astype(dtype) for shape in ((4, 3), (7,), (2, 2, 2))]
+    ours = [hl.tensor(array, requires_grad=True) for array in start]
+    theirs = [torch.tensor(array, requires_grad=True) for array in start]
+    optimizer = getattr(optim, kind)(ours, **options)
+    other = getattr(torch.optim, kind)(theirs, **options)
+    for _ in range(20):
+        optimizer.zero_grad()
+        other.zero_grad()
+        sum(((p * p - 1.0) ** 2).sum() for p in ours).backward()
+        sum(((p * p - 1.0) ** 2).sum() for p in theirs).backward()
+        optimizer.step()
+        other.step()
+    for p, q in zip(ours, theirs):
+        close(p, q, dtype)
+
+
+def mlp(n):
+    return n.Sequential(
+        n.Linear(20, 32), n.ReLU(), n.Linear(32, 32), n.Tanh(), n.Linear(32, 5)
+    )  # fmt: skip
+
+
+def cnn(n):
+    return n.Sequential(
+        n.Conv2d(1, 6, 3, padding=1), n.ReLU(), n.MaxPool2d(2),
+        n.Conv2d(6, 8, 3), n.GELU(), n.AvgPool2d(2), n.Flatten(), n.Linear(8, 5),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "kind", "options"),
+    [
+        (mlp, (20,), "SGD", {"lr": 0.05, "momentum": 0.9}),
+        (mlp, (20,), "Adam", {"lr": 1e-3}),
+        (cnn, (1, 8, 8), "SGD", {"lr": 0.02, "momentum": 0.9}),
+        (cnn, (1, 8, 8), "AdamW", {"lr": 1e-3}),
+    ],
+    ids=["mlp-sgd", "mlp-adam", "cnn-sgd", "cnn-adamw"],
+)
+def test_loss_curve_over_100_steps(make, shape, kind, options, dtype):
+    # Fixed data: how far rounding is amplified depends on it.
+    optim = pytest.importorskip("hotloop.optim")
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    theirs = make(torch.nn).to(torch.float64 if dtype == np.float64 else torch.float32)
+    ours = make(nn).to(dtype)
+    copy_weights(ours, theirs)
+    images = rng.standard_normal((320, *shape)).astype(dtype)
+    labels = rng.integers(0, 5, 320)
+    images += labels.reshape(-1, *(1 for _ in shape)).astype(dtype) * dtype(0.2)
+    optimizer = getattr(optim, kind)(ours.parameters(), **options)
+    other = getattr(torch.optim, kind)(theirs.parameters(), **options)
+    curves = [], []
+    for step in range(100):
+        batch = slice(step % 10 * 32, step % 10 * 32 + 32)
+        loss = nn.CrossEntropyLoss()(ours(hl.tensor(images[batch])), hl.tensor(labels[batch]))
+        their_loss = torch.nn.CrossEntropyLoss()(
+            theirs(torch.tensor(images[batch])), torch.tensor(labels[batch])
+        )
+        for one, its_optimizer in ((loss, optimizer), (their_loss, other)):
+            its_optimizer.zero_grad()
+            one.backward()
+            its_optimizer.step()
+        curves[0].append(loss.item())
+        curves[1].append(their_loss.item())
+    assert curves[1][-1] < 0.9 * curves[1][0]
+    np.testing.assert_allclose(curves[0], curves[1], rtol=0, atol=BOUND[dtype])
