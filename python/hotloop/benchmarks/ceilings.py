@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from hotloop import _core
+
 from .case import Call, Case
+
+_PIECE = 32768  # bytes: the probes move whole pieces
+
+
+def _array(size: float) -> np.ndarray:
+    """Float32 zeros of about `size` bytes: whole pieces, cache-line aligned, every page touched."""
+    count = max(1, round(size / _PIECE)) * _PIECE // 4
+    memory = np.empty(count + 16, np.float32)
+    start = -memory.ctypes.data % 64 // 4
+    array = memory[start : start + count]
+    array.fill(0.0)
+    return array
 
 
 def probe(case: Case) -> Call:
-    """A call that does the case's work at the limit: as many operations, or as many bytes."""
-    raise NotImplementedError(case.ceiling)
+    """A call that does the case's work at the limit: as many operations, or as many bytes.
+
+    "fma" multiplies and adds in registers. "read" sums up an array of the case's bytes, "update"
+    adds to it in place, "copy" and "copy_nt" (stores around the caches) move one half to the other.
+    """
+    if case.ceiling == "fma":
+        flops = case.flops
+        return lambda: _core.probe_fma(flops)
+    if case.ceiling in ("read", "update"):
+        name, array = case.ceiling, _array(case.bytes)
+        return lambda: _core.probe_traffic(name, array)
+    if case.ceiling in ("copy", "copy_nt"):
+        name, source, target = case.ceiling, _array(case.bytes / 2), _array(case.bytes / 2)
+        return lambda: _core.probe_traffic(name, source, target)
+    raise ValueError(
+        f"ceilings: a case's ceiling must be fma, read, copy, copy_nt or update, "
+        f"got {case.ceiling!r} in {case.key!r}"
+    )
