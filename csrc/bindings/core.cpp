@@ -6,6 +6,11 @@
 #include <sys/syscall.h>
 #endif
 
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "bindings/gil.h"
 #include "core/arena.h"
 #include "core/launch.h"
 #include "core/levels.h"
@@ -56,6 +61,26 @@ py::dict arena_numbers() {
   return numbers;
 }
 
+// For tests: a launch whose units only sleep. The units done so far are counted, over all calls.
+struct SleepArgs {
+  std::int64_t microseconds;
+  std::atomic<std::int64_t>* done;
+};
+std::atomic<std::int64_t> units_slept{0};
+
+void sleep_units(const SleepArgs& args, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    std::this_thread::sleep_for(std::chrono::microseconds(args.microseconds));
+    args.done->fetch_add(1);
+  }
+}
+
+void sleep_launch(std::int64_t units, std::int64_t microseconds, bool interruptible) {
+  const GilReleased released;
+  launch(sleep_units, SleepArgs{microseconds, &units_slept},
+         {.units = units, .interruptible = interruptible});
+}
+
 }  // namespace
 
 void bind_core(py::module_& module) {
@@ -71,6 +96,8 @@ void bind_core(py::module_& module) {
   module.def("num_threads_reason", &num_threads_reason);
   module.def("workers_alive", &workers_alive);
   module.def("cgroup_cpus", &cgroup_cpus);
+  module.def("sleep_launch", &sleep_launch);
+  module.def("units_slept", [] { return units_slept.load(); });
 
   module.def("arena_stats", &arena_numbers);
   module.def("arena_trim", &arena_trim);

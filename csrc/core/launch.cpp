@@ -11,9 +11,9 @@ namespace {
 
 // A piece is some 10 microseconds of work or more. Many pieces, so that a thread that lost its core
 // to a neighbour delays the end by one piece only; not more than kManyPieces, since claiming costs;
-// but never a piece beyond kGrainsPerPiece (about 10 ms), since interruption waits for one.
+// but never a piece beyond kGrainsPerPiece (a few ms), since interruption waits for one.
 constexpr std::int64_t kManyPieces = 256;
-constexpr std::int64_t kGrainsPerPiece = 1024;
+constexpr std::int64_t kGrainsPerPiece = 256;
 constexpr auto kAskEvery = std::chrono::milliseconds(5);
 
 std::atomic<InterruptHook> interrupt_hook{nullptr};
