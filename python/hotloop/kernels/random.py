@@ -20,7 +20,7 @@ def random_key() -> RandomKey:
     """A key that no other call gets: the seed in force (`hotloop.seed`) and its next stream.
 
     Two calls with the same key draw the same numbers, which is how a backward pass finds the mask
-    of its forward pass.
+    of its forward pass. `uniform`, `normal` and `dropout` take such a key.
     """
     seed, stream = _core.random_key()
     return int(seed), int(stream)
