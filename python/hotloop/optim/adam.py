@@ -1,0 +1,116 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hotloop import kernels
+from hotloop.optim.optimizer import Array, Optimizer, ParamsLike, plain
+
+__all__ = ["Adam", "AdamW"]
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, ICLR 2015), with the weight decay added to the gradient.
+
+    `m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+    p -= lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`
+
+    Args:
+        params: tensors, or dicts of a group's "params" and its own options.
+        lr: learning rate; a 0-d array is read anew at each step.
+        betas, eps, weight_decay: see above.
+        amsgrad, maximize, capturable, differentiable: only False.
+        foreach, fused: accepted and ignored; a step is always one call per group.
+
+    Raises:
+        TypeError: params that are no tensors, an unknown option in a group.
+        ValueError: no parameters, one twice, an option out of range or not supported.
+    """
+
+    _slots = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        params: ParamsLike,
+        lr: float | Array = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def _update(self, group: dict[str, Any], step: int, *columns: list[Array]) -> None:
+        kernels.adam_step(
+            *columns,
+            lr=plain(group["lr"]),
+            step=step,
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled decay (Loshchilov and Hutter, ICLR 2019): first `p -= lr * wd * p`.
+
+    Arguments and errors as for `Adam`; `weight_decay` is 0.01 by default.
+    """
+
+    def __init__(
+        self,
+        params: ParamsLike,
+        lr: float | Array = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+        )
+
+    def _update(self, group: dict[str, Any], step: int, *columns: list[Array]) -> None:
+        kernels.adamw_step(
+            *columns,
+            lr=plain(group["lr"]),
+            step=step,
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+        )
