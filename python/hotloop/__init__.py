@@ -25,8 +25,17 @@ from hotloop.random import *
 from hotloop.tensor import Tensor
 
 if TYPE_CHECKING:
+    from hotloop import checkpoint as checkpoint
+    from hotloop import cuda as cuda
+    from hotloop import data as data
     from hotloop import kernels as kernels
+    from hotloop import metrics as metrics
     from hotloop import nn as nn
+    from hotloop import optim as optim
+    from hotloop import train as train
+    from hotloop import utils as utils
+    from hotloop.checkpoint import load as load
+    from hotloop.checkpoint import save as save
 
 __version__: str = _core.__version__
 
@@ -44,7 +53,9 @@ __all__ = [
 ]
 
 # Rooms that load at first use, so that importing the package stays cheap (SPEC 1).
-_LAZY: dict[str, str] = {"nn": "hotloop.nn"}
+_ROOMS = ("checkpoint", "cuda", "data", "metrics", "nn", "optim", "train", "utils")
+_LAZY: dict[str, str] = {name: f"hotloop.{name}" for name in _ROOMS}
+_LAZY |= {"load": "hotloop.checkpoint", "save": "hotloop.checkpoint"}
 
 
 def __getattr__(name: str) -> Any:
