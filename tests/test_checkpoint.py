@@ -11,7 +11,6 @@ import time
 
 import numpy as np
 import pytest
-from hotloop.tensor import Tensor
 
 import hotloop as hl
 from hotloop.checkpoint import (
@@ -23,6 +22,7 @@ from hotloop.checkpoint import (
     load_metadata,
     save,
 )
+from hotloop.tensor import Tensor
 
 # ---- there and back -----------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hotloop.tensor import Tensor
 
 import hotloop as hl
 from hotloop import data
@@ -18,6 +17,7 @@ from hotloop.data import (
     stratified_split,
     transforms,
 )
+from hotloop.tensor import Tensor
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
 Y = np.arange(10)

@@ -11,10 +11,10 @@ import threading
 
 import numpy as np
 import pytest
-from hotloop.autograd import is_grad_enabled
 
 import hotloop as hl
 from hotloop import nn
+from hotloop.autograd import is_grad_enabled
 from hotloop.data import DataLoader, TensorDataset
 from hotloop.metrics import Accuracy, ConfusionMatrix
 from hotloop.train import History, evaluate, fit, predict
