@@ -60,7 +60,7 @@ py::object binary(const char* op, Kernel<MapArgs> kernel, py::handle a_object, p
   if (a.owner) no_overlap(op, out, "a", a, Overlap::same_allowed);
   if (b.owner) no_overlap(op, out, "b", b, Overlap::same_allowed);
   const MapArgs args = plan_map(out.array, {&a, &b});
-  run(kernel, args, map_split(args, 0.06, out.is_fresh));
+  run(kernel, args, map_split(args, 0.12, out.is_fresh));
   return out.finish();
 }
 

@@ -8,8 +8,8 @@
 // name, default of its parameter (0: it has none), what the backward kernel reads (x or y), cost in
 // nanoseconds per float32 element in cache
 #define HOTLOOP_ACTIVATIONS(X) \
-  X(relu, 0.0, y, 0.05)        \
-  X(leaky_relu, 0.01, y, 0.05) \
+  X(relu, 0.0, y, 0.08)        \
+  X(leaky_relu, 0.01, y, 0.08) \
   X(elu, 1.0, y, 0.4)          \
   X(gelu, 0.0, x, 0.7)         \
   X(gelu_tanh, 0.0, x, 0.6)    \

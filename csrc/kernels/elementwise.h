@@ -6,9 +6,9 @@
 
 // name, value for x, cost in nanoseconds per float32 element outside of the memory's
 #define HOTLOOP_UNARY(X)              \
-  X(neg, -x, 0.05)                    \
-  X(abs, abs(x), 0.05)                \
-  X(square, x* x, 0.05)               \
+  X(neg, -x, 0.08)                    \
+  X(abs, abs(x), 0.08)                \
+  X(square, x* x, 0.08)               \
   X(reciprocal, splat(x, 1) / x, 0.2) \
   X(sqrt, sqrt(x), 0.3)               \
   X(exp, exp(x), 0.3)                 \

@@ -147,7 +147,7 @@ Split map_split(const MapArgs& args, double nanoseconds, bool is_fresh) {
   for (int axis = 0; axis < args.ndim - 1; ++axis) split.units *= args.shape[axis];
   const double width = args.dtype == DType::f32 ? 1.0 : 2.0;
   const double unit = 5.0 + static_cast<double>(args.piece) * nanoseconds * width;
-  split.grain = static_cast<std::int64_t>(10000.0 / unit) + 1;
+  split.grain = static_cast<std::int64_t>(5000.0 / unit) + 1;
   return split;
 }
 
