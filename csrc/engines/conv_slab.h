@@ -1,6 +1,7 @@
 // Slabs: the part of the images that one unit of a convolution reads. See kernels/conv.h.
 #pragma once
 
+#include "engines/transpose.h"
 #include "kernels/conv.h"
 #include "simd/simd.h"
 
@@ -60,8 +61,6 @@ inline void copy_pixels(T* to, std::int64_t to_step, const T* from, std::int64_t
     }
     return;
   }
-  // A border of channels-first memory. Each cache line of the source is met by `lanes` pixels in a
-  // row.
   if (channels < 4) {
     for (std::int64_t c = 0; c < channels; ++c) {
       for (std::int64_t p = 0; p < pixels; ++p) {
@@ -72,9 +71,18 @@ inline void copy_pixels(T* to, std::int64_t to_step, const T* from, std::int64_t
   }
   for (std::int64_t c = 0; c < channels; c += kLanes) {
     const int lanes = channels - c < kLanes ? static_cast<int>(channels - c) : kLanes;
-    for (std::int64_t p = 0; p < pixels; ++p) {
-      simd::store_n(to + p * to_step + c,
-                    simd::load_strided(from + p * stride_w + c * stride_c, stride_c, lanes), lanes);
+    const T* block = from + c * stride_c;
+    for (std::int64_t p = 0; stride_w == 1 && p < pixels; p += kLanes) {
+      const int some = pixels - p < kLanes ? static_cast<int>(pixels - p) : kLanes;
+      if (some == kLanes && lanes == kLanes) {
+        transpose_block(block + p, stride_c, to + p * to_step + c, to_step);
+      } else {
+        transpose_edge(block + p, stride_c, lanes, some, to + p * to_step + c, to_step, lanes);
+      }
+    }
+    for (std::int64_t p = 0; stride_w != 1 && p < pixels; ++p) {
+      simd::store_n(to + p * to_step + c, simd::load_strided(block + p * stride_w, stride_c, lanes),
+                    lanes);
     }
   }
 }

@@ -102,7 +102,8 @@ constexpr double kWorkWorthSplitting = 2e6;  // products and sums
 constexpr double kWorkOfAGrain = 1e6;
 
 SlabPlan plan_slabs(DType dtype, const Source& source, const AxisPlan& rows, const AxisPlan& cols,
-                    std::int64_t copied_channels, std::int64_t out_channels, double pixel_work) {
+                    std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
+                    std::int64_t splits) {
   SlabPlan plan;
   ConvSlab& slab = plan.slab;
   slab = {};
@@ -140,8 +141,8 @@ SlabPlan plan_slabs(DType dtype, const Source& source, const AxisPlan& rows, con
   }
   if (slab.images == 1) {
     std::int64_t pieces = up(slab.out_h, rows_that_fit);
-    if (work >= kWorkWorthSplitting && slab.n * pieces < kSlabsWanted) {
-      pieces = std::max(pieces, up(kSlabsWanted, slab.n));
+    if (work >= kWorkWorthSplitting && slab.n * splits * pieces < kSlabsWanted) {
+      pieces = std::max(pieces, up(kSlabsWanted, slab.n * splits));
     }
     slab.rows = up(slab.out_h, std::min(pieces, slab.out_h));
   }
@@ -209,6 +210,19 @@ struct PassWeights {
   std::int64_t stride_row, stride_col, stride_channel, stride_column, stride_group;
 };
 
+// How many terms after one another, in that order, are neighbours in memory: in every run of so
+// many.
+std::int64_t dense_run(const Table& term, const Table& order) {
+  const auto at = [&](std::size_t step) { return term[static_cast<std::size_t>(order[step])]; };
+  std::size_t run = 1;
+  while (run < order.size() && at(run) == at(run - 1) + 1) ++run;
+  if (order.size() % run != 0) return 1;
+  for (std::size_t step = 1; step < order.size(); ++step) {
+    if (step % run != 0 && at(step) != at(step - 1) + 1) return 1;
+  }
+  return static_cast<std::int64_t>(run);
+}
+
 void pack_weights(DType dtype, const PassWeights& w, const AxisPlan& rows, const AxisPlan& cols,
                   std::int64_t channels, std::int64_t groups, const ConvColumns& columns,
                   void* packed) {
@@ -222,16 +236,29 @@ void pack_weights(DType dtype, const PassWeights& w, const AxisPlan& rows, const
   }
   const std::int64_t depth = static_cast<std::int64_t>(term.size());
   if (depth == 0) return;
-  Table order;  // reading w as it lies keeps its cache lines
-  if (w.stride_channel > w.stride_col && depth > channels) {
-    const std::int64_t taps = depth / channels;
+  // Reading w as it lies keeps its cache lines: the taps of a channel one after the other where
+  // they are closer than the channels; backwards where the taps are turned.
+  const std::int64_t taps = depth / channels;
+  const bool backwards = term[0] > term[static_cast<std::size_t>(depth - channels)];
+  Table order;
+  order.reserve(term.size());
+  const auto tap_at = [&](std::int64_t tap) { return backwards ? taps - 1 - tap : tap; };
+  if (w.stride_channel > w.stride_col) {
     for (std::int64_t channel = 0; channel < channels; ++channel) {
-      for (std::int64_t tap = 0; tap < taps; ++tap) order.push_back(tap * channels + channel);
+      for (std::int64_t tap = 0; tap < taps; ++tap) {
+        order.push_back(tap_at(tap) * channels + channel);
+      }
+    }
+  } else {
+    for (std::int64_t tap = 0; tap < taps; ++tap) {
+      for (std::int64_t channel = 0; channel < channels; ++channel) {
+        order.push_back(tap_at(tap) * channels + channel);
+      }
     }
   }
-  const ConvPackArgs args{dtype,   w.data, term.data(),    order.empty() ? nullptr : order.data(),
-                          depth,   groups, w.stride_group, w.stride_column,
-                          columns, packed};
+  const ConvPackArgs args{dtype, w.data, term.data(),    order.data(),    dense_run(term, order),
+                          depth, groups, w.stride_group, w.stride_column, columns,
+                          packed};
   const std::int64_t units = groups * columns.panels * up(depth, kPackRun);
   launch(conv_pack_kernel(), args, {.units = units, .grain = 2});
 }
@@ -271,7 +298,8 @@ void run_pass(const ConvProblem& problem, const Source& source, const AxisPlan& 
   const std::int64_t depth = taps * channels;
   const double pixel_work = 2.0 * static_cast<double>(depth * group_columns * groups + groups);
   const SlabPlan plan =
-      plan_slabs(dtype, source, rows, cols, source.channels, group_columns * groups, pixel_work);
+      plan_slabs(dtype, source, rows, cols, source.channels, group_columns * groups, pixel_work,
+                 pack_groups * columns.panels);
   const ConvSlab& slab = plan.slab;
 
   const std::int64_t sizes[] = {pack_groups, columns.blocks, depth + 1};
@@ -290,6 +318,15 @@ void run_pass(const ConvProblem& problem, const Source& source, const AxisPlan& 
   tap.reserve(static_cast<std::size_t>(depth));
   for (const std::int64_t offset : offsets) {
     for (std::int64_t channel = 0; channel < channels; ++channel) tap.push_back(offset + channel);
+  }
+  Table first_taps, last_taps;
+  for (std::int64_t row = 0; row < rows.count; ++row) {
+    const std::int64_t at = rows.first + row * rows.step;
+    std::int64_t first = 0, last = static_cast<std::int64_t>(rows.shift.size());
+    while (first < last && at + rows.shift[static_cast<std::size_t>(first)] < 0) ++first;
+    while (last > first && at + rows.shift[static_cast<std::size_t>(last - 1)] >= source.h) --last;
+    first_taps.push_back(first);
+    last_taps.push_back(last);
   }
   Table y_pixel;
   y_pixel.reserve(plan.pixel.size());
@@ -321,6 +358,9 @@ void run_pass(const ConvProblem& problem, const Source& source, const AxisPlan& 
   args.depth = depth;
   args.groups = pack_groups;
   args.stride_group = channels;
+  args.first_taps = first_taps.data();
+  args.last_taps = last_taps.data();
+  args.taps_depth = static_cast<std::int64_t>(cols.tap.size()) * channels;
   args.columns = columns;
   args.splits = splits;
   args.weights = packed_weights;
@@ -409,7 +449,7 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const std::int64_t copied_channels = runs == 1 ? p.c : run;
   const double pixel_work = 2.0 * static_cast<double>(taps * channels * p.o);
   const SlabPlan plan = plan_slabs(p.dtype, source_of(x, p.n, p.c, p.h, p.w), rows, cols,
-                                   copied_channels, p.o, pixel_work);
+                                   copied_channels, p.o, pixel_work, runs);
   const ConvSlab& slab = plan.slab;
   const Table tap = tap_offsets(slab, rows, cols, copied_channels);
 
@@ -473,12 +513,35 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
     }
   }
   const std::int64_t depth = static_cast<std::int64_t>(term.size());
-  const ConvWeightSumArgs sum{
-      p.dtype, partial.get(), chunks,      chunk_bytes / item,    depth,      groups,
-      columns, dw.data,       term.data(), outputs * dw.stride_o, dw.stride_o};
-  const std::int64_t sum_work = chunks * pitch;
+  Table order;
+  order.reserve(term.size());
+  if (dw.stride_i > dw.stride_w) {
+    for (std::int64_t channel = 0; channel < channels; ++channel) {
+      for (std::int64_t tap = 0; tap < taps; ++tap) {
+        order.push_back((channel / run * taps + tap) * run + channel % run);
+      }
+    }
+  } else {
+    for (std::int64_t k = 0; k < depth; ++k) order.push_back(k);
+  }
+  const ConvWeightSumArgs sum{p.dtype,
+                              partial.get(),
+                              chunks,
+                              chunk_bytes / item,
+                              depth,
+                              groups,
+                              columns,
+                              dw.data,
+                              term.data(),
+                              order.data(),
+                              dense_run(term, order),
+                              outputs * dw.stride_o,
+                              dw.stride_o};
+  const std::int64_t sum_work = chunks * pitch * kPackRun;
   launch(conv_weight_sum_kernel(), sum,
-         {.units = groups * depth, .grain = std::max<std::int64_t>(1, 32768 / sum_work)});
+         {.units = groups * up(depth, kPackRun),
+          .grain = std::max<std::int64_t>(1, 65536 / sum_work),
+          .interruptible = p.interruptible});
 }
 
 }  // namespace hotloop

@@ -55,7 +55,8 @@ struct ConvPackArgs {
   DType dtype;
   const void* w;
   const std::int64_t* term;   // [depth]: where term k lies
-  const std::int64_t* order;  // [depth]: the terms by their place in w; null: as they come
+  const std::int64_t* order;  // [depth]: the terms by their place in w
+  std::int64_t dense;         // so many terms after one another in that order are neighbours in w
   std::int64_t depth, groups, stride_group, stride_column;
   ConvColumns columns;
   void* packed;  // [group][panel][depth][columns of the panel]
@@ -67,6 +68,10 @@ struct ConvTilesArgs {
   ConvSlab slab;
   const std::int64_t* tap;                   // [depth]
   std::int64_t depth, groups, stride_group;  // of the source, from group to group
+  // Rows of taps that meet the image, [out_h] each, and terms per row of taps: what only meets the
+  // padding is left out.
+  const std::int64_t *first_taps, *last_taps;
+  std::int64_t taps_depth;
   ConvColumns columns;
   std::int64_t splits;
   const void* weights;  // packed
@@ -96,14 +101,16 @@ struct ConvWeightArgs {
   ConvScratch scratch;
 };
 
-// dw = sum of the partials in order. A unit is one (group, term).
+// dw = sum of the partials in order. A unit is one (group, run of kPackRun terms).
 struct ConvWeightSumArgs {
   DType dtype;
   const void* partial;
   std::int64_t chunks, chunk_size, depth, groups;
   ConvColumns columns;
   void* dw;
-  const std::int64_t* term;  // [depth]: where term k lies in dw
+  const std::int64_t* term;   // [depth]: where term k lies in dw
+  const std::int64_t* order;  // as in ConvPackArgs
+  std::int64_t dense;
   std::int64_t stride_group, stride_column;
 };
 

@@ -32,10 +32,28 @@ inline PanelPlace panel_place(const ConvColumns& columns, std::int64_t index) {
   return place;
 }
 
+// `count` terms that are neighbours in w, for one vector of columns: rows of w turned into columns.
+template <class T>
+[[gnu::noinline]] void pack_block(const T* from, std::int64_t stride_column, int columns, T* to,
+                                  const std::int64_t* order, int count, std::int64_t width) {
+  using V = Vec<T>;
+  V row[V::lanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < V::lanes; ++i) {
+    row[i] = i < columns ? simd::load_upto(from + i * stride_column, count) : simd::zero<T>();
+  }
+  transpose_registers<T>(row);
+#pragma GCC unroll 16
+  for (int i = 0; i < V::lanes; ++i) {
+    if (i < count) simd::store(to + order[i] * width, row[i]);
+  }
+}
+
 template <class T>
 void pack_body(const ConvPackArgs& args, std::int64_t begin, std::int64_t end) {
   constexpr int kLanes = Vec<T>::lanes;
   const std::int64_t runs = (args.depth + kPackRun - 1) / kPackRun;
+  const bool turned = args.dense >= 4 && args.stride_column != 1;
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const PanelPlace place = panel_place<T>(args.columns, unit / runs);
     const std::int64_t width = place.blocks * kBlock<T>;
@@ -45,29 +63,55 @@ void pack_body(const ConvPackArgs& args, std::int64_t begin, std::int64_t end) {
                (place.group * args.columns.blocks + place.block) * kBlock<T> * args.depth;
     const T* w = static_cast<const T*>(args.w) + place.group * args.stride_group +
                  place.block * kBlock<T> * args.stride_column;
-    for (std::int64_t step = first; step < last; ++step) {
-      const std::int64_t k = args.order ? args.order[step] : step;
-      const T* from = w + args.term[k];
-      T* to = panel + k * width;
+    for (std::int64_t step = first; step < last;) {
+      std::int64_t count = 1;
+      if (turned) {
+        count = args.dense - step % args.dense;
+        if (count > last - step) count = last - step;
+        if (count > kLanes) count = kLanes;
+      }
+      const T* from = w + args.term[args.order[step]];
       for (std::int64_t column = 0; column < width; column += kLanes) {
         const std::int64_t rest = place.columns - column;
         const int lanes = rest >= kLanes ? kLanes : rest > 0 ? static_cast<int>(rest) : 0;
-        Vec<T> values = simd::zero<T>();
-        if (lanes > 0 && args.stride_column == 1) values = simd::load_n(from + column, lanes);
-        if (lanes > 0 && args.stride_column != 1) {
-          values =
-              simd::load_strided(from + column * args.stride_column, args.stride_column, lanes);
+        const T* at = from + column * args.stride_column;
+        T* to = panel + column;
+        if (turned) {
+          pack_block(at, args.stride_column, lanes, to, args.order + step, static_cast<int>(count),
+                     width);
+          continue;
         }
-        simd::store(to + column, values);
+        Vec<T> values = simd::zero<T>();
+        if (lanes > 0 && args.stride_column == 1) values = simd::load_n(at, lanes);
+        if (lanes > 0 && args.stride_column != 1) {
+          values = simd::load_strided(at, args.stride_column, lanes);
+        }
+        simd::store(to + args.order[step] * width, values);
       }
+      step += count;
     }
   }
 }
 
+// Walks the pixels of a slab row by row, through all its images: neighbours in this order meet the
+// same rows of padding.
+struct PixelWalk {
+  std::int64_t rows, images, out_w;
+  std::int64_t row = 0, image = 0, col = 0;
+  std::int64_t index() const { return (image * rows + row) * out_w + col; }
+  void step() {
+    if (++col < out_w) return;
+    col = 0;
+    if (++image < images) return;
+    image = 0;
+    ++row;
+  }
+};
+
 // All pixels of a slab against one panel.
 template <class T>
-void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const T* source, T* y,
-                 std::int64_t pixels) {
+void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPart& part,
+                 const T* source, T* y) {
   constexpr int kLanes = Vec<T>::lanes;
   const std::int64_t width = place.blocks * kBlock<T>;
   const std::int64_t packed_at = (place.group * args.columns.blocks + place.block) * kBlock<T>;
@@ -75,32 +119,43 @@ void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const T* so
   const T* bias = static_cast<const T*>(args.bias) + packed_at;
   ConvTile<T> tile;
   tile.b_step = width;
-  std::int64_t k = 0;
+  std::int64_t run = 0;
   do {
-    const std::int64_t rest = args.depth - k;
-    tile.depth = rest < kTermRun<T> ? rest : kTermRun<T>;
-    tile.offset = args.tap + k;
+    const std::int64_t run_end = args.depth - run < kTermRun<T> ? args.depth : run + kTermRun<T>;
     for (std::int64_t column = 0; column < place.columns; column += kConvVectors * kLanes) {
       tile.columns = place.columns - column;
       const std::int64_t needed = (tile.columns + kLanes - 1) / kLanes;
       const int vectors = needed < kConvVectors ? static_cast<int>(needed) : kConvVectors;
       const int most = conv_tile_rows(vectors);
-      tile.b = weights + k * width + column;
-      tile.init = k == 0 ? bias + column : nullptr;
-      for (std::int64_t pixel = 0; pixel < pixels; pixel += most) {
-        const int rows = pixels - pixel < most ? static_cast<int>(pixels - pixel) : most;
+      tile.init = run == 0 ? bias + column : nullptr;
+      PixelWalk walk{part.rows, part.images, args.slab.out_w};
+      for (std::int64_t pixel = 0; pixel < part.pixels; pixel += most) {
+        const int rows = part.pixels - pixel < most ? static_cast<int>(part.pixels - pixel) : most;
+        // The first row of the tile meets the last taps, its last row the first ones.
+        std::int64_t k_end = args.last_taps[part.row + walk.row] * args.taps_depth;
+        std::int64_t last_row = 0;
         for (int i = 0; i < rows; ++i) {
-          tile.rows[i] = source + args.slab.pixel[pixel + i];
-          tile.c[i] = y + args.y_pixel[pixel + i] + column;
+          const std::int64_t index = walk.index();
+          tile.rows[i] = source + args.slab.pixel[index];
+          tile.c[i] = y + args.y_pixel[index] + column;
+          last_row = walk.row;
+          walk.step();
         }
+        std::int64_t k = args.first_taps[part.row + last_row] * args.taps_depth;
+        if (k < run) k = run;
+        if (k_end > run_end) k_end = run_end;
+        if (k >= k_end && run > 0) continue;
+        tile.depth = k_end - k;  // none for a pixel whose taps all lie outside
+        tile.offset = args.tap + k;
+        tile.b = weights + k * width + column;
         if (rows < most) fill_rows(tile, rows);
         run_conv_tile(tile, rows, vectors);
       }
     }
-    k += tile.depth;
-  } while (k < args.depth);
+    run = run_end;
+  } while (run < args.depth);
   if (args.activation == Activation::none) return;
-  for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
+  for (std::int64_t pixel = 0; pixel < part.pixels; ++pixel) {
     activate_row(args.activation, args.activation_alpha, y + args.y_pixel[pixel], place.columns);
   }
 }
@@ -121,8 +176,8 @@ void tiles_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end)
     const std::int64_t last = panels * (split + 1) / args.splits;
     for (std::int64_t panel = panels * split / args.splits; panel < last; ++panel) {
       const PanelPlace place = panel_place<T>(args.columns, panel);
-      panel_tiles(args, place, source + place.group * args.stride_group,
-                  y + place.group * args.columns.columns + place.block * kBlock<T>, part.pixels);
+      panel_tiles(args, place, part, source + place.group * args.stride_group,
+                  y + place.group * args.columns.columns + place.block * kBlock<T>);
     }
   }
 }

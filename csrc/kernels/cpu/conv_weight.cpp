@@ -136,25 +136,69 @@ void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t en
 }
 
 template <class T>
+inline Vec<T> sum_chunks(const ConvWeightSumArgs& args, const T* partial) {
+  Vec<T> sum = simd::load(partial);
+  for (std::int64_t chunk = 1; chunk < args.chunks; ++chunk) {
+    sum = sum + simd::load(partial + chunk * args.chunk_size);
+  }
+  return sum;
+}
+
+// `count` terms that are neighbours in dw, for one vector of columns: columns turned into rows of
+// dw.
+template <class T>
+[[gnu::noinline]] void sum_block(const ConvWeightSumArgs& args, const T* partial,
+                                 std::int64_t pitch, const std::int64_t* order, int count, T* dw,
+                                 int columns) {
+  using V = Vec<T>;
+  V row[V::lanes];
+  for (int i = 0; i < V::lanes; ++i) {
+    row[i] = i < count ? sum_chunks(args, partial + order[i] * pitch) : simd::zero<T>();
+  }
+  transpose_registers<T>(row);
+#pragma GCC unroll 16
+  for (int i = 0; i < V::lanes; ++i) {
+    if (i < columns) simd::store_upto(dw + i * args.stride_column, row[i], count);
+  }
+}
+
+template <class T>
 void weight_sum_body(const ConvWeightSumArgs& args, std::int64_t begin, std::int64_t end) {
   constexpr int kLanes = Vec<T>::lanes;
   const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  const std::int64_t runs = (args.depth + kPackRun - 1) / kPackRun;
+  const bool turned = args.dense >= 4 && args.stride_column != 1;
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const T* partial = static_cast<const T*>(args.partial) + unit * pitch;
-    T* dw = static_cast<T*>(args.dw) + unit / args.depth * args.stride_group +
-            args.term[unit % args.depth];
-    for (std::int64_t column = 0; column < args.columns.columns; column += kLanes) {
-      Vec<T> sum = simd::load(partial + column);
-      for (std::int64_t chunk = 1; chunk < args.chunks; ++chunk) {
-        sum = sum + simd::load(partial + chunk * args.chunk_size + column);
+    const T* partial = static_cast<const T*>(args.partial) + unit / runs * args.depth * pitch;
+    T* dw = static_cast<T*>(args.dw) + unit / runs * args.stride_group;
+    const std::int64_t first = unit % runs * kPackRun;
+    const std::int64_t last = first + kPackRun < args.depth ? first + kPackRun : args.depth;
+    for (std::int64_t step = first; step < last;) {
+      std::int64_t count = 1;
+      if (turned) {
+        count = args.dense - step % args.dense;
+        if (count > last - step) count = last - step;
+        if (count > kLanes) count = kLanes;
       }
-      const std::int64_t rest = args.columns.columns - column;
-      if (args.stride_column == 1) {
-        simd::store_upto(dw + column, sum, rest);
-      } else {
-        simd::store_strided(dw + column * args.stride_column, sum, args.stride_column,
-                            rest < kLanes ? static_cast<int>(rest) : kLanes);
+      const std::int64_t k = args.order[step];
+      T* to = dw + args.term[k];
+      for (std::int64_t column = 0; column < args.columns.columns; column += kLanes) {
+        const std::int64_t rest = args.columns.columns - column;
+        const int lanes = rest < kLanes ? static_cast<int>(rest) : kLanes;
+        T* at = to + column * args.stride_column;
+        if (turned) {
+          sum_block(args, partial + column, pitch, args.order + step, static_cast<int>(count), at,
+                    lanes);
+          continue;
+        }
+        const Vec<T> sum = sum_chunks(args, partial + k * pitch + column);
+        if (args.stride_column == 1) {
+          simd::store_upto(at, sum, lanes);
+        } else {
+          simd::store_strided(at, sum, args.stride_column, lanes);
+        }
       }
+      step += count;
     }
   }
 }
