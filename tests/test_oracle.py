@@ -198,8 +198,9 @@ def test_optimizer_over_20_steps(name, dtype, rng):
     for _ in range(20):
         optimizer.zero_grad()
         other.zero_grad()
-        sum(((p * p - 1.0) ** 2).sum() for p in ours).backward()
-        sum(((p * p - 1.0) ** 2).sum() for p in theirs).backward()
+        # Gradients are bounded: a steeper loss diverges from some starts, and then amplifies rounding.
+        sum((p * p + 1.0).log().sum() for p in ours).backward()
+        sum((p * p + 1.0).log().sum() for p in theirs).backward()
         optimizer.step()
         other.step()
     for p, q in zip(ours, theirs):
