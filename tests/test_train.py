@@ -62,8 +62,8 @@ def test_averages_weigh_samples_not_batches():
     still = hl.optim.SGD(model.parameters(), lr=0.0)
     data = [(X[:32], Y[:32]), (X[32:48], Y[32:48]), (X[48:], Y[48:])]
     history = train(model, data, optimizer=still, metrics=["accuracy"])
-    whole = evaluate(model, [(X, Y)], loss=nn.CrossEntropyLoss())
-    parts = evaluate(model, data, loss=nn.CrossEntropyLoss())
+    whole = evaluate(model, [(X, Y)], loss=nn.CrossEntropyLoss(), metrics=["accuracy"])
+    parts = evaluate(model, data, loss=nn.CrossEntropyLoss(), metrics=["accuracy"])
     for found in (history[-1], parts):
         assert found["loss"] == pytest.approx(whole["loss"], rel=1e-5)
         assert found["accuracy"] == whole["accuracy"]
@@ -159,6 +159,14 @@ def test_evaluate_changes_nothing():
     assert all(p.grad is None for p in model.parameters())
     for a, b in zip(before, weights(model)):
         np.testing.assert_array_equal(a, b)
+
+
+def test_evaluate_measures_what_is_asked_for():
+    model = network()
+    assert set(evaluate(model, (X, Y))) == {"accuracy"}
+    assert set(evaluate(model, (X, Y), loss=nn.CrossEntropyLoss())) == {"loss"}
+    assert set(evaluate(model, (X, X[:, :2]), loss=nn.MSELoss())) == {"loss"}
+    assert evaluate(model, (X, Y), metrics=[]) == {}
 
 
 def test_predict():

@@ -17,9 +17,9 @@ from hotloop.checkpoint.errors import CheckpointError, MissingCheckpointError
 from hotloop.checkpoint.header import (
     PREFIX_BYTES,
     REMEDY,
-    _read_json,
     header_length,
     parse_header,
+    read_json,
 )
 from hotloop.checkpoint.tree import flatten, rebuild
 
@@ -159,7 +159,7 @@ def _read(path: Path, *, whole: bool) -> tuple[bytes, dict[str, Any] | None]:
 
 
 def _check_record(text: str) -> dict[str, Any]:
-    record = _read_json(text.encode("utf-8", "replace"))
+    record = read_json(text.encode("utf-8", "replace"))
     if set(record) != {"format", "metadata", "tree", "sha256"}:
         raise CheckpointError(
             f"the record must have its four keys, got {sorted(record)[:8]}; {REMEDY}"

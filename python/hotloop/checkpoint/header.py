@@ -13,7 +13,15 @@ from typing import Any, NoReturn
 
 from hotloop.checkpoint.errors import CheckpointError
 
-__all__ = ["ITEM_BYTES", "PREFIX_BYTES", "Entry", "check_name", "header_length", "parse_header"]
+__all__ = [
+    "ITEM_BYTES",
+    "PREFIX_BYTES",
+    "Entry",
+    "check_name",
+    "header_length",
+    "parse_header",
+    "read_json",
+]
 
 PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 32 << 20
@@ -73,7 +81,7 @@ def parse_header(header: bytes, data_bytes: int) -> tuple[dict[str, Entry], dict
     Raises:
         CheckpointError: where any of the format's rules or our limits is broken.
     """
-    fields = _read_json(header)
+    fields = read_json(header)
     metadata = _check_metadata(fields.pop("__metadata__", {}))
     if len(fields) > MAX_ENTRIES:
         _fail(f"there must be at most {MAX_ENTRIES} tensors, got {len(fields)}")
@@ -100,7 +108,8 @@ def check_name(name: str) -> str:
     return ""
 
 
-def _read_json(header: bytes) -> dict[str, Any]:
+def read_json(header: bytes) -> dict[str, Any]:
+    """A JSON object without duplicate keys, NaN or anything that Python alone accepts."""
     if header[:1] != b"{":
         _fail(f'the header must begin with "{{", got {header[:1]!r}')
     try:

@@ -11,7 +11,7 @@ from hotloop.demo.training import Outcome
 
 __all__ = ["draw"]
 
-SHOWN = 12
+SHOWN = 8
 
 
 def draw(outcome: Outcome, path: Path) -> None:
@@ -19,7 +19,7 @@ def draw(outcome: Outcome, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.5), layout="constrained")
-    parts: Any = figure.subfigures(2, 1, height_ratios=(3, 2))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(5, 2))
     upper, lower = parts
     _curves(upper, outcome)
     _mistakes(lower, outcome)
@@ -37,6 +37,7 @@ def _curves(figure: Any, outcome: Outcome) -> None:
             axes.legend()
         axes.set_title(title)
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     right.set_ylim(top=1.0)
 
@@ -44,7 +45,8 @@ def _curves(figure: Any, outcome: Outcome) -> None:
 def _mistakes(figure: Any, outcome: Outcome) -> None:
     wrong = np.flatnonzero(outcome.predictions != outcome.test_labels)
     total = len(outcome.test_labels)
-    figure.suptitle(f"{len(wrong)} of {total} test digits taken for another (true → predicted)")
+    shown = f"; the first {SHOWN}" if len(wrong) > SHOWN else ""
+    figure.suptitle(f"{len(wrong)} of {total} test digits misread (true → predicted){shown}")
     grid = figure.subplots(1, SHOWN)
     for axes in grid:
         axes.set_axis_off()

@@ -188,13 +188,14 @@ def evaluate(
     data: Any,
     *,
     loss: Loss | None = None,
-    metrics: Sequence[str | Metric] = ("accuracy",),
+    metrics: Sequence[str | Metric] | None = None,
     batch_size: int = 256,
 ) -> dict[str, Any]:
     """Measures a model in evaluation mode, without recording.
 
     Args:
-        model, data, loss, metrics: as for `fit`; data is taken in order.
+        model, data, loss, metrics: as for `fit`; data is taken in order. With neither a loss nor
+            metrics, the accuracy is measured.
         batch_size: for a pair or a dataset.
 
     Returns:
@@ -204,6 +205,8 @@ def evaluate(
         ValueError: no data, or an empty batch.
     """
     mean = Mean()
+    if metrics is None:
+        metrics = ["accuracy"] if loss is None else []
     trackers = _trackers("evaluate", metrics)
     batches = as_batches("evaluate", data, batch_size, shuffle=False)
     for tracker in trackers.values():

@@ -86,4 +86,5 @@ def make_progress(unit: str = "samples") -> Progress:
         from tqdm import tqdm
     except ImportError:
         return _Lines(unit)
-    return _Bar(tqdm, unit)
+    quiet = type("tqdm", (tqdm,), {"monitor_interval": 0})  # without the thread that watches bars
+    return _Bar(quiet, unit)
