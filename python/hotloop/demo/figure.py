@@ -32,8 +32,8 @@ def _curves(figure: Any, outcome: Outcome) -> None:
     epochs = range(1, len(history) + 1)
     for axes, name, title in ((left, "loss", "loss"), (right, "accuracy", "accuracy")):
         if len(history):
-            axes.plot(epochs, history[name], label="training (distorted digits, dropout)")
-            axes.plot(epochs, history[f"val_{name}"], label="test")
+            axes.plot(epochs, history[name], ".-", label="training (distorted digits, dropout)")
+            axes.plot(epochs, history[f"val_{name}"], ".-", label="test")
             axes.legend()
         axes.set_title(title)
         axes.set_xlabel("epoch")
