@@ -83,6 +83,7 @@ constexpr int kSlots =
 template <class T, bool unit_stride>
 struct AlongRow {
   static constexpr int lanes = Vec<T>::lanes;
+  static constexpr int most_rows = 1;
   std::int64_t n;
 
   template <class Body>
@@ -132,6 +133,7 @@ struct AlongRow {
 template <class T>
 struct DownRows {
   static constexpr int lanes = Vec<T>::lanes;
+  static constexpr int most_rows = lanes;
   std::int64_t n;
   int rows;
 

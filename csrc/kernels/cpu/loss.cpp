@@ -29,16 +29,17 @@ static inline std::int64_t label_at(const CrossEntropyArgs& args, const void* la
 
 // One row (AlongRow) or a vector of rows (DownRows).
 template <class T, class Walk>
-static inline void cross_entropy_rows(const CrossEntropyArgs& args, Walk walk,
-                                      const LossRows<T>& rows) {
-  constexpr int lanes = Vec<T>::lanes;
+[[gnu::always_inline]] static inline void cross_entropy_rows(const CrossEntropyArgs& args,
+                                                             Walk walk, const LossRows<T>& rows) {
+  constexpr int most = Walk::most_rows;
+  const int count = most == 1 ? 1 : rows.count;
   const std::int64_t stride = args.class_strides[0], dx_stride = args.class_strides[1];
   const Vec<T> top =
       reduce_walk<MaxOp, T>(walk, [&](Step at) { return walk.load(rows.x, stride, at); });
   // The labelled logits first: dlogits may lie in the place of the logits.
-  std::int64_t labels[lanes];
-  T chosen[lanes], scales[lanes] = {};
-  for (int r = 0; r < rows.count; ++r) {
+  std::int64_t labels[most] = {};
+  T chosen[most] = {}, scales[most] = {};
+  for (int r = 0; r < count; ++r) {
     labels[r] = label_at(args, rows.labels, r * rows.labels_stride);
     const bool ignored = labels[r] == args.ignore_index;
     scales[r] = ignored ? T(0) : static_cast<T>(args.scale);
@@ -55,30 +56,30 @@ static inline void cross_entropy_rows(const CrossEntropyArgs& args, Walk walk,
     total = reduce_walk<AddOp, T>(
         walk, [&](Step at) { return simd::exp(walk.load(rows.x, stride, at) - top); });
   }
-  T tops[lanes], logs[lanes];
-  simd::store(tops, top);
-  simd::store(logs, simd::log(total));
-  for (int r = 0; r < rows.count; ++r) {
+  T tops[most], logs[most];
+  simd::store_n(tops, top, most);
+  simd::store_n(logs, simd::log(total), most);
+  for (int r = 0; r < count; ++r) {
     const bool ignored = labels[r] == args.ignore_index;
     rows.losses[r * rows.losses_stride] = ignored ? T(0) : logs[r] - (chosen[r] - tops[r]);
   }
   if (!rows.dx) return;
-  const Vec<T> scale = rows.count == 1 ? simd::set1<T>(scales[0]) : simd::load(scales);
+  const Vec<T> scale = most == 1 ? simd::set1<T>(scales[0]) : simd::load_n(scales, most);
   const Vec<T> factor = scale / total;
   const auto skipped = scale == simd::zero<T>();  // an ignored row may hold NaN
   walk.each([&](Step at) {
     const Vec<T> power = walk.load(rows.dx, dx_stride, at);
     walk.store(rows.dx, dx_stride, at, simd::select(skipped, simd::zero<T>(), power * factor));
   });
-  for (int r = 0; r < rows.count; ++r) {
+  for (int r = 0; r < count; ++r) {
     if (labels[r] != args.ignore_index) rows.dx[labels[r] * dx_stride + r] -= scales[r];
   }
 }
 
 // Where the row `index` of the first `dims` row axes lies.
 template <class T>
-static inline LossRows<T> find_rows(const CrossEntropyArgs& args, std::int32_t dims,
-                                    std::int64_t index) {
+[[gnu::always_inline]] static inline LossRows<T> find_rows(const CrossEntropyArgs& args,
+                                                           std::int32_t dims, std::int64_t index) {
   std::int64_t offsets[4];
   for (int k = 0; k < 4; ++k) {
     offsets[k] = offset_of(Axes{dims, args.row_sizes, args.row_strides[k]}, index);

@@ -78,12 +78,24 @@ static inline void reduce_rows(const ReduceArgs& args, std::int64_t begin, std::
   const Axes out_axes{args.kept_dims, args.kept_sizes, args.out_strides};
   const Axes reduced{args.reduced_dims, args.reduced_sizes, args.reduced_strides};
   const std::int64_t stride = args.reduced_strides[args.reduced_dims - 1];
+  // One block at most: no cascade, and the chains stay in registers.
+  const bool is_short = stride == 1 && args.reduced_dims == 1 && args.chunk == args.reduced &&
+                        args.reduced <= kBlock * kSlots * Vec<T>::lanes;
+  const Vec<T> divisor = simd::set1<T>(static_cast<T>(args.divisor));
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const std::int64_t chunk = unit < args.outputs ? 0 : unit / args.outputs;
     const std::int64_t output = unit - chunk * args.outputs;
     const T* x = static_cast<const T*>(args.x) + offset_of(kept, output);
     const std::int64_t first = chunk * args.chunk;
     const std::int64_t last = first + args.chunk < args.reduced ? first + args.chunk : args.reduced;
+    T* out =
+        static_cast<T*>(args.out) + chunk * args.out_chunk_stride + offset_of(out_axes, output);
+    if (is_short) {
+      const AlongRow<T, true> walk{args.reduced};
+      const Vec<T> total = reduce_walk<Op, T>(walk, [&](Step at) { return walk.load(x, 1, at); });
+      simd::store_n(out, total / divisor, 1);
+      continue;
+    }
     RowTotal<Op, T> row;
     row.start();
     if (stride == 1) {
@@ -94,8 +106,6 @@ static inline void reduce_rows(const ReduceArgs& args, std::int64_t begin, std::
         row.add_strided(x + offset, stride, count);
       });
     }
-    T* out =
-        static_cast<T*>(args.out) + chunk * args.out_chunk_stride + offset_of(out_axes, output);
     *out = row.total() / static_cast<T>(args.divisor);
   }
 }

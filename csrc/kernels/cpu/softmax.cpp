@@ -30,7 +30,8 @@ struct Work {
 };
 
 template <class T, bool buffered, class Walk>
-static inline void softmax_row(Walk walk, Row<T> row, Work<T> work, const std::int64_t* strides) {
+[[gnu::always_inline]] static inline void softmax_row(Walk walk, Row<T> row, Work<T> work,
+                                                      const std::int64_t* strides) {
   const Vec<T> top = reduce_walk<MaxOp, T>(walk, [&](Step at) {
     const Vec<T> x = walk.load(row.a, strides[0], at);
     if constexpr (buffered) walk.store(work.data, work.stride, at, x);
@@ -50,8 +51,8 @@ static inline void softmax_row(Walk walk, Row<T> row, Work<T> work, const std::i
 }
 
 template <class T, bool buffered, class Walk>
-static inline void log_softmax_row(Walk walk, Row<T> row, Work<T> work,
-                                   const std::int64_t* strides) {
+[[gnu::always_inline]] static inline void log_softmax_row(Walk walk, Row<T> row, Work<T> work,
+                                                          const std::int64_t* strides) {
   const Vec<T> top = reduce_walk<MaxOp, T>(walk, [&](Step at) {
     const Vec<T> x = walk.load(row.a, strides[0], at);
     if constexpr (buffered) walk.store(work.data, work.stride, at, x);
@@ -69,7 +70,8 @@ static inline void log_softmax_row(Walk walk, Row<T> row, Work<T> work,
 }
 
 template <class T, class Walk>
-static inline void softmax_backward_row(Walk walk, Row<T> row, const std::int64_t* strides) {
+[[gnu::always_inline]] static inline void softmax_backward_row(Walk walk, Row<T> row,
+                                                               const std::int64_t* strides) {
   const Vec<T> dot = reduce_walk<AddOp, T>(walk, [&](Step at) {
     return walk.load(row.a, strides[0], at) * walk.load(row.b, strides[1], at);
   });
@@ -80,7 +82,8 @@ static inline void softmax_backward_row(Walk walk, Row<T> row, const std::int64_
 }
 
 template <class T, class Walk>
-static inline void log_softmax_backward_row(Walk walk, Row<T> row, const std::int64_t* strides) {
+[[gnu::always_inline]] static inline void log_softmax_backward_row(Walk walk, Row<T> row,
+                                                                   const std::int64_t* strides) {
   const Vec<T> total =
       reduce_walk<AddOp, T>(walk, [&](Step at) { return walk.load(row.a, strides[0], at); });
   walk.each([&](Step at) {
@@ -89,24 +92,25 @@ static inline void log_softmax_backward_row(Walk walk, Row<T> row, const std::in
   });
 }
 
-template <class T, bool buffered, class Walk>
-static inline void any_row(SoftmaxOp op, Walk walk, Row<T> row, Work<T> work,
-                           const std::int64_t* strides) {
-  switch (op) {
-    case SoftmaxOp::softmax:
-      return softmax_row<T, buffered>(walk, row, work, strides);
-    case SoftmaxOp::log_softmax:
-      return log_softmax_row<T, buffered>(walk, row, work, strides);
-    case SoftmaxOp::softmax_backward:
-      return softmax_backward_row<T>(walk, row, strides);
-    case SoftmaxOp::log_softmax_backward:
-      return log_softmax_backward_row<T>(walk, row, strides);
+// Inlined into the loop over rows: a row handed over in memory cost as much as a row of 64.
+template <SoftmaxOp op, class T, bool buffered, class Walk>
+[[gnu::always_inline]] static inline void any_row(Walk walk, Row<T> row, Work<T> work,
+                                                  const std::int64_t* strides) {
+  if constexpr (op == SoftmaxOp::softmax) {
+    softmax_row<T, buffered>(walk, row, work, strides);
+  } else if constexpr (op == SoftmaxOp::log_softmax) {
+    log_softmax_row<T, buffered>(walk, row, work, strides);
+  } else if constexpr (op == SoftmaxOp::softmax_backward) {
+    softmax_backward_row<T>(walk, row, strides);
+  } else {
+    log_softmax_backward_row<T>(walk, row, strides);
   }
 }
 
 // The row `index` of the first `dims` row axes.
 template <class T>
-static inline Row<T> find_row(const SoftmaxArgs& args, std::int32_t dims, std::int64_t index) {
+[[gnu::always_inline]] static inline Row<T> find_row(const SoftmaxArgs& args, std::int32_t dims,
+                                                     std::int64_t index) {
   const Axes a{dims, args.row_sizes, args.row_strides[0]};
   const Axes b{dims, args.row_sizes, args.row_strides[1]};
   const Axes out{dims, args.row_sizes, args.row_strides[2]};
@@ -115,7 +119,7 @@ static inline Row<T> find_row(const SoftmaxArgs& args, std::int32_t dims, std::i
           static_cast<T*>(args.out) + offset_of(out, index)};
 }
 
-template <class T>
+template <SoftmaxOp op, class T>
 static inline void softmax_columns(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
   constexpr int lanes = Vec<T>::lanes;
   constexpr std::int64_t kBuffered = 256;  // vectors, half of L1
@@ -132,26 +136,42 @@ static inline void softmax_columns(const SoftmaxArgs& args, std::int64_t begin, 
       const Row<T> strip{row.a + column, row.b + column, row.out + column};
       const DownRows<T> walk{args.n, rows};
       if (args.n <= kBuffered) {
-        any_row<T, true>(args.op, walk, strip, Work<T>{buffer, lanes}, args.axis_strides);
+        any_row<op, T, true>(walk, strip, Work<T>{buffer, lanes}, args.axis_strides);
       } else {
-        any_row<T, false>(args.op, walk, strip, Work<T>{strip.out, args.axis_strides[2]},
-                          args.axis_strides);
+        any_row<op, T, false>(walk, strip, Work<T>{strip.out, args.axis_strides[2]},
+                              args.axis_strides);
       }
     }
   }
 }
 
-template <class T>
-static inline void softmax_body(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
-  if (args.columns) return softmax_columns<T>(args, begin, end);
+template <SoftmaxOp op, class T, bool unit_stride>
+static inline void softmax_rows(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
+  const AlongRow<T, unit_stride> walk{args.n};
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const Row<T> row = find_row<T>(args, args.row_dims, unit);
-    const Work<T> work{row.out, args.axis_strides[2]};
-    if (args.unit_stride) {
-      any_row<T, false>(args.op, AlongRow<T, true>{args.n}, row, work, args.axis_strides);
-    } else {
-      any_row<T, false>(args.op, AlongRow<T, false>{args.n}, row, work, args.axis_strides);
-    }
+    any_row<op, T, false>(walk, row, Work<T>{row.out, args.axis_strides[2]}, args.axis_strides);
+  }
+}
+
+template <SoftmaxOp op, class T>
+static inline void softmax_body(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
+  if (args.columns) return softmax_columns<op, T>(args, begin, end);
+  if (args.unit_stride) return softmax_rows<op, T, true>(args, begin, end);
+  softmax_rows<op, T, false>(args, begin, end);
+}
+
+template <class T>
+static inline void softmax_op(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
+  switch (args.op) {
+    case SoftmaxOp::softmax:
+      return softmax_body<SoftmaxOp::softmax, T>(args, begin, end);
+    case SoftmaxOp::log_softmax:
+      return softmax_body<SoftmaxOp::log_softmax, T>(args, begin, end);
+    case SoftmaxOp::softmax_backward:
+      return softmax_body<SoftmaxOp::softmax_backward, T>(args, begin, end);
+    case SoftmaxOp::log_softmax_backward:
+      return softmax_body<SoftmaxOp::log_softmax_backward, T>(args, begin, end);
   }
 }
 
@@ -159,9 +179,9 @@ static inline void softmax_body(const SoftmaxArgs& args, std::int64_t begin, std
 
 void softmax(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
   if (args.dtype == DType::f32) {
-    softmax_body<float>(args, begin, end);
+    softmax_op<float>(args, begin, end);
   } else {
-    softmax_body<double>(args, begin, end);
+    softmax_op<double>(args, begin, end);
   }
 }
 
