@@ -163,7 +163,7 @@ def test_every_word_is_tested():
     mentioned = {*WORDS, *INTEGERS, *FUNCTIONS, "min", "max", "fma", "fnma", "shift_right"}
     mentioned |= {"int_equal", "int_less", "to_int", "to_vec", "power_of_two", "scale", "iota"}
     mentioned |= {"reduce_max", "reduce_min", "reduce_add", "mask_any", "mask_all", "mask_bits"}
-    mentioned |= {"iota_int", "swap_lanes"}
+    mentioned |= {"iota_int", "swap_lanes", "normal_cdf"}
     assert mentioned == set(_core.probe_names)
 
 
@@ -225,6 +225,14 @@ def test_functions_at_special_values(name, level, dtype):
     if odd and dtype is np.float64:  # a denormal is its own image
         rounded = x[5:7] * (2 / math.sqrt(math.pi) if name == "erf" else 1)
         assert_same(result[5:7], rounded)
+
+
+def test_normal_distribution(level, dtype, rng):
+    x = np.concatenate([rng.normal(0, 3, 3000), [0, -0.0, 5.6, -5.6, 5.7, -5.7, 1e30, -1e30]])
+    x = np.concatenate([x, [np.inf, -np.inf]]).astype(dtype)
+    expected = 0.5 * (1 + _erf(x.astype(np.float64) / math.sqrt(2)))
+    assert (np.abs(probe("normal_cdf", x) - expected) <= 1.5 * np.finfo(dtype).eps).all()
+    assert np.isnan(probe("normal_cdf", np.full(3, np.nan, dtype))).all()
 
 
 def test_where_exp_overflows_and_vanishes(level, dtype):

@@ -18,6 +18,7 @@
   X(tanh, tanh(x))                                                \
   X(erf, erf(x))                                                  \
   X(sigmoid, sigmoid(x))                                          \
+  X(normal_cdf, normal_cdf(x))                                    \
   X(add, x + y)                                                   \
   X(sub, x - y)                                                   \
   X(mul, x* y)                                                    \

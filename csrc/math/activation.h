@@ -37,10 +37,6 @@ HOTLOOP_FORMULA elu_backward(V dy, V y, double alpha) {
   return select(y <= splat(y, 0), dy * (y + splat(y, alpha)), dy);
 }
 
-// (1 + erf(x / sqrt 2)) / 2
-HOTLOOP_FORMULA normal_cdf(V x) {
-  return fma(erf(x * splat(x, 0.70710678118654752440)), splat(x, 0.5), splat(x, 0.5));
-}
 HOTLOOP_FORMULA gelu(V x, double) {
   return max_or_b(splat(x, -40), x) * normal_cdf(x);
 }

@@ -240,4 +240,26 @@ HOTLOOP_SIMD Vec<T> erf(Vec<T> x) {
   return select(inner, fma(x, p, x), outer);
 }
 
+// (1 + erf(x / sqrt 2)) / 2, off by at most one ULP of 1. In float32 by one exponential: erfc(t) / 2 =
+// exp(-Q(t)) / 2 for t = |x| / sqrt 2 up to 4, where it is below half an ULP of 1; twice as fast as
+// by erf.
+template <class T>
+HOTLOOP_SIMD Vec<T> normal_cdf(Vec<T> x) {
+  const Vec<T> root_half = set1<T>(static_cast<T>(0.70710678118654752440));
+  const Vec<T> half = set1<T>(T(0.5));
+  if constexpr (is_float<T>) {
+    const Vec<T> four = set1<T>(T(4));
+    const Vec<T> size = abs(x) * root_half;
+    const Vec<T> t = min_or_b(four, size);
+    const Vec<T> q =
+        horner(t, 1.128379330962608087, 0.6366161320389445485, 0.1027990936545732459,
+               -0.01921692420170881642, -0.00005896697398518499058, 0.001576827878922017213,
+               -0.0005879561912057613531, 0.0001060249213383848308, -8.043649351289159594e-6);
+    const Vec<T> tail = select(size >= four, zero<T>(), exp(-(q * t)) * half);
+    return select(x < zero<T>(), tail, set1<T>(T(1)) - tail);
+  } else {
+    return fma(erf(x * root_half), half, half);
+  }
+}
+
 }  // namespace hotloop::HOTLOOP_LEVEL::simd

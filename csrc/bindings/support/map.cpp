@@ -185,7 +185,8 @@ bool run_flat(Kernel<MapArgs> kernel, std::initializer_list<py::handle> inputs, 
     for (int axis = 0; axis < target->nd; ++axis) {
       if (source->dimensions[axis] != target->dimensions[axis]) return false;
     }
-    const std::intptr_t apart = source->data - target->data;
+    const std::intptr_t apart = reinterpret_cast<std::intptr_t>(source->data) -
+                                reinterpret_cast<std::intptr_t>(target->data);
     if (apart != 0 && apart < bytes && -apart < bytes) return false;
     args.data[count] = source->data;
     args.strides[count++][0] = 1;
