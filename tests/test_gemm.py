@@ -51,7 +51,8 @@ def test_exact_at_the_edges_of_tiles(level, dtype, trans, rng):
         (30, 4200, 520, "nn"),  # more columns than are packed at a time
         (64, 70, 5000, "tn"),  # slices of k
         (8, 300, 2100, "nt"),  # dots
-        (1, 1300, 700, "nn"),  # rows
+        (1, 5000, 70, "nn"),  # rows
+        (14, 600, 900, "nn"),  # rows, several of them
         (900, 1, 700, "nn"),  # a column of results: the transposed product
         (900, 1, 700, "tn"),
     ],

@@ -11,13 +11,15 @@
 
 #include "core/arena.h"
 #include "core/launch.h"
+#include "core/threads.h"
 
 namespace hotloop {
 
 namespace {
 
-constexpr std::int64_t kDepth = 512;              // kc at most
-constexpr std::int64_t kRows = 48;                // rows of C in a unit: whole tiles of 6 and of 8
+constexpr std::int64_t kDepthBytes = 4096;  // kc at most: 1024 f32, 512 f64
+constexpr std::int64_t kSlice = 512;        // terms of a slice of k
+constexpr std::int64_t kRows = 144;         // rows of C in a unit: at most 576 KB of A stay in L2
 constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
 constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
 constexpr double kGrainFlops = 1e6;               // about 10 microseconds
@@ -76,7 +78,9 @@ void run_dots(const GemmProblem& p) {
 void run_rows(const GemmProblem& p) {
   GemmArgs args;
   args.p = p;
-  args.column_block = 512;
+  // Whole rows where one thread is enough: each column's sum is the same however they are cut.
+  const std::int64_t threads = gemm_is_parallel(p) ? num_threads() : 1;
+  args.column_block = std::max<std::int64_t>(blocks_of(blocks_of(p.n, threads), 64) * 64, 128);
   args.column_blocks = blocks_of(p.n, args.column_block);
   launch(gemm_rows_kernel(), args, split_of(p, p.batches * args.column_blocks, 4 * flops_of(p)));
 }
@@ -90,7 +94,7 @@ Plan plan_of(const GemmProblem& p) {
   Plan plan;
   const std::int64_t item = bytes_of(p.dtype);
   plan.columns = tile_columns(p.dtype);
-  const std::int64_t slices = std::max<std::int64_t>(blocks_of(p.k, kDepth), 1);
+  const std::int64_t slices = std::max<std::int64_t>(blocks_of(p.k, kDepthBytes / item), 1);
   plan.kc = std::min(p.k, blocks_of(blocks_of(p.k, slices), 8) * 8);
   const std::int64_t panel_bytes = std::max<std::int64_t>(plan.kc, 1) * plan.columns * item;
   plan.nc = std::max<std::int64_t>(kPanelBytes / panel_bytes, 1) * plan.columns;
@@ -98,10 +102,10 @@ Plan plan_of(const GemmProblem& p) {
   // B: packed unless its rows are contiguous and it is small, or too few rows of A come by.
   const bool near = plan.kc * p.n * item <= kNearBytes && p.b.row_step * item % 4096 != 0;
   plan.pack_b = p.b.column_step != 1 || (p.m > 24 && !near);
-  // A: its rows are read where they lie unless that costs a page or a cache set for each element.
-  const std::int64_t step = std::max(std::abs(p.a.row_step), std::abs(p.a.column_step)) * item;
-  plan.pack_a = p.n > 2 * plan.columns && p.m > 6 &&
-                (p.a.column_step == 1 ? step >= 4096 : step >= 512 || p.a.row_step != 1);
+  // A: its rows are read where they lie, even a page apart. Its columns too (six neighbours of
+  // each), unless that takes a cache line from another page for each k.
+  plan.pack_a = p.a.column_step != 1 && p.n > 2 * plan.columns && p.m > 6 &&
+                (p.a.row_step != 1 || std::abs(p.a.column_step) * item >= 2048);
   if (p.k == 0) plan.pack_a = plan.pack_b = false;
   return plan;
 }
@@ -115,10 +119,11 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, voi
   args.column_block = plan.columns;
   args.column_blocks = blocks_of(p.n, plan.columns);
   args.panel_step = plan.columns * p.b.column_step;
-  const std::int64_t most =
-      p.batches * args.column_blocks * blocks_of(p.m, kRows) >= 8 ? kRows : 12;
+  std::int64_t most = kRows;
+  while (most > 9 && p.batches * args.column_blocks * blocks_of(p.m, most) < 16) most /= 2;
   args.row_blocks = blocks_of(p.m, most);
-  args.row_block = blocks_of(blocks_of(p.m, args.row_blocks), 6) * 6;
+  args.row_block = blocks_of(p.m, args.row_blocks);
+  if (args.row_block > 36) args.row_block = blocks_of(args.row_block, 6) * 6;
   args.row_blocks = blocks_of(p.m, args.row_block);
 
   GemmPackArgs pack;
@@ -132,7 +137,7 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, voi
     pack.a = p.a;
     pack.a_to = a_to;
     pack.a_to_step = p.k + 16;  // never a multiple of a page
-    pack.a_rows = 2 * kRows;
+    pack.a_rows = 96;
     pack.a_blocks = blocks_of(p.m, pack.a_rows);
     pack.a_batches = shared ? 1 : p.batches;
     args.p.a = {a_to, pack.a_to_step, 1, shared ? 0 : p.m * pack.a_to_step, nullptr};
@@ -143,11 +148,14 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, voi
     pack.b_to = b_to;
     pack.b_columns = plan.columns;
     pack.b_panels = args.column_blocks;
+    pack.b_rows = 128;
+    pack.b_slices = blocks_of(p.k, pack.b_rows);
     pack.b_batches = shared ? 1 : p.batches;
     args.panel_step = p.k * plan.columns;
     args.p.b = {b_to, plan.columns, 1, shared ? 0 : args.column_blocks * args.panel_step, nullptr};
   }
-  const std::int64_t pack_units = pack.a_batches * pack.a_blocks + pack.b_batches * pack.b_panels;
+  const std::int64_t pack_units =
+      pack.a_batches * pack.a_blocks + pack.b_batches * pack.b_panels * pack.b_slices;
   if (pack_units > 0) {
     const double elements =
         static_cast<double>(pack.a_batches * p.m + pack.b_batches * p.n) * static_cast<double>(p.k);
@@ -215,7 +223,7 @@ void run_tiles(const GemmProblem& p, std::int64_t k_total) {
 // Few outputs, many terms (a weight's gradient over a long batch): slices of k side by side, each
 // to its own partial result, then added in order.
 void run_slices(const GemmProblem& p) {
-  const std::int64_t slices = blocks_of(p.k, kDepth);
+  const std::int64_t slices = blocks_of(p.k, kSlice);
   const std::int64_t item = bytes_of(p.dtype);
   Scratch scratch(static_cast<std::size_t>(slices * p.m * p.n * item));
   GemmProblem part = p;
@@ -236,6 +244,12 @@ void run_slices(const GemmProblem& p) {
   args.p.batches = part.batches;
   launch(gemm_combine_kernel(), args,
          split_of(p, p.m, 8.0 * static_cast<double>(part.batches * p.m * p.n)));
+}
+
+// B is read once, in long runs: what counts where it does not fit into L2.
+bool few_rows(const GemmProblem& p) {
+  if (p.b.column_step != 1 || p.n < 64 || p.k < 16) return false;
+  return p.m == 1 || (p.m <= 16 && p.k * p.n * bytes_of(p.dtype) > (1 << 20));
 }
 
 GemmMatrix transposed(GemmMatrix matrix) {
@@ -269,9 +283,9 @@ void gemm(const GemmProblem& problem) {
   const bool deep_b = p.b.row_step == 1 && (p.b.column_step != 1 || p.n == 1);
   if (p.k > 0 && deep_b && p.a.column_step == 1 && p.m <= 32 && (p.m == 1 || p.m * 25 < p.k)) {
     run_dots(p);
-  } else if (p.m <= 4 && p.b.column_step == 1 && p.n >= 64 && p.k >= 16) {
+  } else if (few_rows(p)) {
     run_rows(p);
-  } else if (p.batches == 1 && p.k >= 4 * kDepth && p.m * p.n <= 128 * 128) {
+  } else if (p.batches == 1 && p.k >= 4 * kSlice && p.m * p.n <= 128 * 128) {
     run_slices(p);
   } else {
     run_tiles(p, 0);

@@ -48,7 +48,8 @@ struct GemmArgs {
   std::int64_t panel_step = 0;     // elements from one column block of B to the next
 };
 
-// Packs blocks of A, then panels of B: units are a_batches * a_blocks, then b_batches * b_panels.
+// Packs blocks of A, then panels of B: units are a_batches * a_blocks, then b_batches * b_panels *
+// b_slices (of b_rows of k).
 struct GemmPackArgs {
   DType dtype = DType::f32;
   std::int64_t m = 0, n = 0, k = 0, k_total = 0;
@@ -56,15 +57,15 @@ struct GemmPackArgs {
   void* a_to = nullptr;  // m rows of k elements, a_to_step apart
   std::int64_t a_to_step = 0, a_rows = 0, a_blocks = 0, a_batches = 0;
   void* b_to = nullptr;  // panels of k rows of b_columns elements
-  std::int64_t b_columns = 0, b_panels = 0, b_batches = 0;
+  std::int64_t b_columns = 0, b_panels = 0, b_rows = 0, b_slices = 0, b_batches = 0;
 };
 
 // Adds the slices of k in order: units are rows of C. p.a holds the partial sums, its batch_step
 // from slice to slice; p.batches is the number of slices.
 HOTLOOP_KERNEL(gemm_pack, GemmPackArgs)
-HOTLOOP_KERNEL(gemm_tiles, GemmArgs)  // units: batch, column block, row block (the fastest)
+HOTLOOP_KERNEL(gemm_tiles, GemmArgs)  // units: batch, row block, column block (the fastest)
 HOTLOOP_KERNEL(gemm_dots, GemmArgs)   // rows of A and of B^T contiguous in k; units as above
-HOTLOOP_KERNEL(gemm_rows, GemmArgs)   // m <= 4, rows of B contiguous; units: batch, column block
+HOTLOOP_KERNEL(gemm_rows, GemmArgs)   // m <= 16, rows of B contiguous; units: batch, column block
 HOTLOOP_KERNEL(gemm_combine, GemmArgs)
 
 // Sums over the rows of A (m x n): c[j] = sum over i; units are blocks of kColumnSumBlock columns.

@@ -32,10 +32,10 @@ template <class T>
 void tiles_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   const GemmProblem& p = g.p;
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const std::int64_t row_block = unit % g.row_blocks;
-    const std::int64_t rest = unit / g.row_blocks;
-    const std::int64_t column_block = rest % g.column_blocks;
-    const std::int64_t batch = rest / g.column_blocks;
+    const std::int64_t column_block = unit % g.column_blocks;
+    const std::int64_t rest = unit / g.column_blocks;
+    const std::int64_t row_block = rest % g.row_blocks;
+    const std::int64_t batch = rest / g.row_blocks;
     const std::int64_t row = row_block * g.row_block;
     const std::int64_t count = least(g.row_block, p.m - row);
     const std::int64_t first = column_block * g.column_block;
@@ -73,13 +73,16 @@ void pack_body(const GemmPackArgs& g, std::int64_t begin, std::int64_t end) {
       pack_block<T>(element<T>(g.a, batch, row, 0), g.a.row_step, g.a.column_step,
                     least(g.a_rows, g.m - row), depth, to, g.a_to_step, depth);
     } else {
-      const std::int64_t panel = (unit - a_units) % g.b_panels;
-      const std::int64_t batch = (unit - a_units) / g.b_panels;
+      const std::int64_t slice = (unit - a_units) % g.b_slices;
+      const std::int64_t rest = (unit - a_units) / g.b_slices;
+      const std::int64_t panel = rest % g.b_panels;
+      const std::int64_t batch = rest / g.b_panels;
+      const std::int64_t row = slice * g.b_rows;
+      const std::int64_t rows = least(g.b_rows, depth_of(g.k, g.k_total, batch) - row);
       const std::int64_t column = panel * g.b_columns;
       const std::int64_t columns = least(g.b_columns, g.n - column);
-      const std::int64_t depth = depth_of(g.k, g.k_total, batch);
-      T* to = static_cast<T*>(g.b_to) + (batch * g.b_panels + panel) * g.k * g.b_columns;
-      pack_block<T>(element<T>(g.b, batch, 0, column), g.b.row_step, g.b.column_step, depth,
+      T* to = static_cast<T*>(g.b_to) + ((batch * g.b_panels + panel) * g.k + row) * g.b_columns;
+      pack_block<T>(element<T>(g.b, batch, row, column), g.b.row_step, g.b.column_step, rows,
                     columns, to, g.b_columns, columns);
     }
   }

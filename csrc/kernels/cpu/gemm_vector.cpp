@@ -105,90 +105,104 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   }
 }
 
-// ---- rows: B streams through once, eight of its rows at a time
-// ----------------------------------------
+// ---- rows: B streams through once, four of its rows at a time
+// -----------------------------------------
 
-constexpr int kStreams = 8;       // rows of B read at a time
-constexpr int kRowColumns = 512;  // sums on the stack: 4 rows of 512 f64 are 16 KB
+constexpr int kStreams = 4;       // rows of B read at a time
+constexpr int kSumBytes = 16384;  // the sums of a block stay in L1, on the stack
 
 // sum[r][j] += over s < Streams of x[r][s] * b[s][j], for `columns` columns.
 template <class T, int Rows, int Streams>
-inline void stream_rows(const T* const* b, const T (*x)[kStreams], std::int64_t columns,
-                        std::int64_t ahead, T* sums) {
+[[gnu::noinline]] void stream_rows(const T* const* b, const T* x, std::int64_t columns, T* sums,
+                                   std::int64_t pitch) {
   using V = Vec<T>;
   V factor[Rows][Streams];
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 8
-    for (int s = 0; s < Streams; ++s) factor[r][s] = simd::set1(x[r][s]);
+#pragma GCC unroll 4
+    for (int s = 0; s < Streams; ++s) factor[r][s] = simd::set1(x[r * kStreams + s]);
   }
   const T* row[Streams];
-#pragma GCC unroll 8
+#pragma GCC unroll 4
   for (int s = 0; s < Streams; ++s) row[s] = b[s];
   std::int64_t j = 0;
   for (; j + V::lanes <= columns; j += V::lanes) {
     V sum[Rows];
 #pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) sum[r] = simd::load(sums + r * kRowColumns + j);
-#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) sum[r] = simd::load(sums + r * pitch + j);
+#pragma GCC unroll 4
     for (int s = 0; s < Streams; ++s) {
       const V bv = simd::load(row[s] + j);
-      if (Streams > 1) simd::prefetch(row[s] + j + ahead);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) sum[r] = simd::fma(factor[r][s], bv, sum[r]);
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) simd::store(sums + r * kRowColumns + j, sum[r]);
+    for (int r = 0; r < Rows; ++r) simd::store(sums + r * pitch + j, sum[r]);
   }
   if (j < columns) {
     const int some = static_cast<int>(columns - j);
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
-      V sum = simd::load_n(sums + r * kRowColumns + j, some);
-#pragma GCC unroll 8
+      V sum = simd::load_n(sums + r * pitch + j, some);
+#pragma GCC unroll 4
       for (int s = 0; s < Streams; ++s) {
         sum = simd::fma(factor[r][s], simd::load_n(row[s] + j, some), sum);
       }
-      simd::store_n(sums + r * kRowColumns + j, sum, some);
+      simd::store_n(sums + r * pitch + j, sum, some);
     }
   }
 }
 
-template <class T, int Rows>
+template <class T>
+using StreamLoop = void (*)(const T* const*, const T*, std::int64_t, T*, std::int64_t);
+
+template <class T, int Streams>
+inline StreamLoop<T> stream_loop_for(std::int64_t rows) {
+  switch (rows) {
+    case 1:
+      return stream_rows<T, 1, Streams>;
+    case 2:
+      return stream_rows<T, 2, Streams>;
+    case 3:
+      return stream_rows<T, 3, Streams>;
+    default:
+      return stream_rows<T, 4, Streams>;
+  }
+}
+
+// All rows of A times `columns` columns of B; at most kSumBytes of sums.
+template <class T>
 void rows_of_block(const GemmArgs& g, std::int64_t batch, std::int64_t first,
                    std::int64_t columns) {
   using V = Vec<T>;
   const GemmProblem& p = g.p;
-  T sums[Rows * kRowColumns];
-  for (std::int64_t r = 0; r < Rows; ++r) {
-    for (std::int64_t j = 0; j < columns; j += V::lanes) {
-      simd::store_upto(sums + r * kRowColumns + j, simd::zero<T>(), columns - j);
-    }
+  alignas(64) T sums[kSumBytes / sizeof(T)];
+  for (std::int64_t j = 0; j < p.m * columns; j += V::lanes) {
+    simd::store_upto(sums + j, simd::zero<T>(), p.m * columns - j);
   }
-  constexpr int kWide = Rows == 1 ? 8 : 4;  // at most 16 factors in registers
-  const T* b[kStreams];
-  T x[Rows][kStreams];
-  std::int64_t at = 0;
-  const auto take = [&](int streams) {
-    for (int s = 0; s < streams; ++s) {
-      b[s] = element<T>(p.b, batch, at + s, first);
-      for (int r = 0; r < Rows; ++r) x[r][s] = *element<T>(p.a, batch, r, at + s);
+  for (std::int64_t at = 0; at < p.k;) {
+    const std::int64_t streams = p.k - at >= kStreams ? kStreams : 1;
+    const T* b[kStreams];
+    for (std::int64_t s = 0; s < streams; ++s) b[s] = element<T>(p.b, batch, at + s, first);
+    for (std::int64_t i = 0; i < p.m; i += 4) {
+      const std::int64_t high = least(4, p.m - i);
+      T x[4 * kStreams];
+      for (std::int64_t r = 0; r < high; ++r) {
+        for (std::int64_t s = 0; s < streams; ++s) {
+          x[r * kStreams + s] = *element<T>(p.a, batch, i + r, at + s);
+        }
+      }
+      const StreamLoop<T> loop =
+          streams == kStreams ? stream_loop_for<T, kStreams>(high) : stream_loop_for<T, 1>(high);
+      loop(b, x, columns, sums + i * columns, columns);
     }
     at += streams;
-  };
-  while (p.k - at >= kWide) {
-    take(kWide);
-    stream_rows<T, Rows, kWide>(b, x, columns, kWide * p.b.row_step, sums);
   }
-  while (at < p.k) {
-    take(1);
-    stream_rows<T, Rows, 1>(b, x, columns, 0, sums);
-  }
-  for (std::int64_t r = 0; r < Rows; ++r) {
+  for (std::int64_t r = 0; r < p.m; ++r) {
     T* c = element<T>(p.c, batch, r, first);
     for (std::int64_t j = 0; j < columns; j += V::lanes) {
       const int some = static_cast<int>(least(V::lanes, columns - j));
-      const V sum = simd::load_upto(sums + r * kRowColumns + j, some);
+      const V sum = simd::load_upto(sums + r * columns + j, some);
       simd::store_upto(c + j, finish_sum<T>(p, sum, c + j, first + j, some), some);
     }
   }
@@ -197,26 +211,13 @@ void rows_of_block(const GemmArgs& g, std::int64_t batch, std::int64_t first,
 template <class T>
 void rows_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   const GemmProblem& p = g.p;
+  const std::int64_t most = kSumBytes / static_cast<std::int64_t>(sizeof(T)) / p.m;
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const std::int64_t batch = unit / g.column_blocks;
     const std::int64_t start = unit % g.column_blocks * g.column_block;
     const std::int64_t past = least(start + g.column_block, p.n);
-    for (std::int64_t first = start; first < past; first += kRowColumns) {
-      const std::int64_t columns = least(kRowColumns, past - first);
-      switch (p.m) {
-        case 1:
-          rows_of_block<T, 1>(g, batch, first, columns);
-          break;
-        case 2:
-          rows_of_block<T, 2>(g, batch, first, columns);
-          break;
-        case 3:
-          rows_of_block<T, 3>(g, batch, first, columns);
-          break;
-        default:
-          rows_of_block<T, 4>(g, batch, first, columns);
-          break;
-      }
+    for (std::int64_t first = start; first < past; first += most) {
+      rows_of_block<T>(g, batch, first, least(most, past - first));
     }
     activate_block<T>(p, element<T>(p.c, batch, 0, start), p.m, past - start);
   }
