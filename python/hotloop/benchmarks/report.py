@@ -27,12 +27,11 @@ def machine(contenders: dict[str, Rival], threads: int) -> dict[str, Any]:
     """What the figures depend on."""
     import hotloop as hl
 
-    config = hl.kernels.level() if hasattr(hl.kernels, "level") else ""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads,
-        "level": str(config),
+        "level": hl.show_config().level,
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
         "versions": {name: rival.version for name, rival in contenders.items() if rival.version},
@@ -133,9 +132,9 @@ def headline(about: dict[str, Any]) -> str:
         for name, version in about["versions"].items()
         if name not in ("ceiling", "numpy-skylakex")
     )
-    level = f", level {about['level']}" if about["level"] else ""
     return (
-        f"{about['cpu']}, {about['threads']} threads on {about['cores']} cores{level}; "
+        f"{about['cpu']}, {about['threads']} threads on {about['cores']} cores, "
+        f"level {about['level']}; "
         f"Python {about['python']}, {versions}; {about['date']}."
     )
 

@@ -28,7 +28,7 @@ def available(contender: str) -> bool:
     if contender == "numpy-skylakex":
         import hotloop as hl
 
-        return "avx512" in str(hl.kernels.isa_info()) if hasattr(hl.kernels, "isa_info") else True
+        return "avx512" in hl.show_config().cpu_features
     needed = ("onnxruntime", "onnx") if contender == "onnxruntime" else (contender,)
     return all(importlib.util.find_spec(name) is not None for name in needed)
 
