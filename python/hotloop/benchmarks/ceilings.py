@@ -25,14 +25,18 @@ def probe(case: Case) -> Call:
     """A call that does the case's work at the limit: as many operations, or as many bytes.
 
     "fma" multiplies and adds in registers. "read" sums up an array of the case's bytes, "update"
-    adds to it in place, "copy" and "copy_nt" (stores around the caches) move one half to the other.
+    adds to half as many in place, "copy" and "copy_nt" (stores around the caches) move one half to
+    the other.
     """
     if case.ceiling == "fma":
         flops = case.flops
         return lambda: _core.probe_fma(flops)
-    if case.ceiling in ("read", "update"):
-        name, array = case.ceiling, _array(case.bytes)
-        return lambda: _core.probe_traffic(name, array)
+    if case.ceiling == "read":
+        array = _array(case.bytes)
+        return lambda: _core.probe_traffic("read", array)
+    if case.ceiling == "update":
+        array = _array(case.bytes / 2)  # each byte is read and written
+        return lambda: _core.probe_traffic("update", array)
     if case.ceiling in ("copy", "copy_nt"):
         name, source, target = case.ceiling, _array(case.bytes / 2), _array(case.bytes / 2)
         return lambda: _core.probe_traffic(name, source, target)
