@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import operator
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -78,13 +79,13 @@ def use_tensor_type(tensor_type: type[Tensor]) -> None:
     _tensor_type = tensor_type
 
 
-def wrap(data: Array, node: Node | None = None) -> Tensor:
-    """A tensor around an array, without any check."""
+def wrap(data: Array) -> Tensor:
+    """A leaf around an array, without any check."""
     tensor = _new(_tensor_type)
     tensor._data = data
     tensor._grad = None
-    tensor._needs = node is not None
-    tensor._node = node
+    tensor._needs = False
+    tensor._node = None
     tensor._version = [0]
     return tensor
 
@@ -121,10 +122,16 @@ def record(
     node.backward = backward
     node.inputs = tuple([(t._node or t) if t._needs else None for t in inputs])
     node.saved = saved
-    out = wrap(data, node)
-    node.cells = tuple([t._version for t in guard]) if guard else ()
+    out = _new(_tensor_type)
+    out._data = data
+    out._grad = None
+    out._needs = True
+    out._node = node
+    version = out._version = [0]
     if guard_output:
-        node.cells += (out._version,)
+        node.cells = (version, *[t._version for t in guard]) if guard else (version,)
+    else:
+        node.cells = tuple([t._version for t in guard]) if guard else ()
     return out
 
 
@@ -145,6 +152,9 @@ def _accumulate(leaf: Tensor, dx: Array, dy: Array) -> None:
         grad._version[0] = next(_clock)
 
 
+_SEQUENCE = operator.attrgetter("seq")
+
+
 def _order(root: Node) -> list[Node]:
     """All nodes below root, latest first."""
     found = [root]
@@ -160,12 +170,8 @@ def _order(root: Node) -> list[Node]:
             if type(edge) is Node and edge not in seen:
                 seen.add(edge)
                 found.append(edge)
-    found.sort(key=_sequence, reverse=True)
+    found.sort(key=_SEQUENCE, reverse=True)
     return found
-
-
-def _sequence(node: Node) -> int:
-    return node.seq
 
 
 def _first_gradient(root: Tensor, gradient: Tensor | Array | None) -> Array:
@@ -200,33 +206,29 @@ def backward(root: Tensor, gradient: Tensor | Array | None, retain_graph: bool) 
     if root._node is None:
         _accumulate(root, dy, dy)
         return
-    grads: dict[Node, Array] = {root._node: dy}
+    grads: dict[Node | Tensor | None, Array] = {root._node: dy}
     for node in _order(root._node):
         out_grad = grads.pop(node, None)
         if out_grad is not None:
+            seq = node.seq
             for cell in node.cells:
-                if cell[0] > node.seq:
+                if cell[0] > seq:
                     raise RuntimeError(
                         f"backward: {node.name} needs a tensor that was changed in place after it "
                         "was used; call backward before the change (optimizer.step, add_, ...), "
                         "or change a clone()"
                     )
-            _spread(node, node.backward(node, out_grad), out_grad, grads)
+            for edge, dx in zip(node.inputs, node.backward(node, out_grad)):
+                if edge is None or dx is None:
+                    continue
+                if type(edge) is Node:
+                    before = grads.get(edge)
+                    grads[edge] = dx if before is None else kernels.add(before, dx)
+                else:
+                    _accumulate(edge, dx, out_grad)  # type: ignore[arg-type]
         if not retain_graph:
             node.inputs = None  # type: ignore[assignment]
             node.saved = ()
-
-
-def _spread(node: Node, dxs: tuple[Array | None, ...], dy: Array, grads: dict[Node, Array]) -> None:
-    """Hands the gradients of a node's inputs on, to nodes or leaves."""
-    for edge, dx in zip(node.inputs, dxs):
-        if edge is None or dx is None:
-            continue
-        if type(edge) is Node:
-            before = grads.get(edge)
-            grads[edge] = dx if before is None else kernels.add(before, dx)
-        else:
-            _accumulate(edge, dx, dy)  # type: ignore[arg-type]
 
 
 def is_grad_enabled() -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import kernels
 from .._core import DTypeError
-from ..autograd import Backward, Node, record, recording, wrap
+from ..autograd import Backward, Node, is_grad_enabled, record, recording, wrap
 from .arithmetic import where
 from .common import Array, tensor_of
 
@@ -22,11 +22,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _floats(op: str, a: Tensor) -> Array:
-    data = tensor_of(op, a)._data
-    if data.dtype.kind != "f":
-        raise DTypeError(f"{op}: a float tensor is expected, got {data.dtype}; call .float() first")
-    return data
+def _array(op: str, a: Tensor) -> Array:
+    """a's array; the kernel checks its dtype."""
+    try:
+        return a._data
+    except AttributeError:
+        return tensor_of(op, a)._data
 
 
 # ------------------------------------------------------------------------------------------
@@ -52,7 +53,7 @@ def _of_input(a: Tensor, out: Array, backward: Backward, **options: Any) -> Tens
 
 
 def _of_output(a: Tensor, out: Array, backward: Backward, **options: Any) -> Tensor:
-    if recording(a):
+    if a._needs and is_grad_enabled():
         return record(out, backward, (a,), (out, options), guard_output=True)
     return wrap(out)
 
@@ -71,49 +72,49 @@ _hardswish_backward = _twin(kernels.hardswish_backward)
 
 def relu(a: Tensor) -> Tensor:
     """max(a, 0)."""
-    return _of_output(a, kernels.relu(_floats("relu", a)), _relu_backward)
+    return _of_output(a, kernels.relu(_array("relu", a)), _relu_backward)
 
 
 def sigmoid(a: Tensor) -> Tensor:
     """1 / (1 + exp(-a))."""
-    return _of_output(a, kernels.sigmoid(_floats("sigmoid", a)), _sigmoid_backward)
+    return _of_output(a, kernels.sigmoid(_array("sigmoid", a)), _sigmoid_backward)
 
 
 def tanh(a: Tensor) -> Tensor:
     """The hyperbolic tangent."""
-    return _of_output(a, kernels.tanh(_floats("tanh", a)), _tanh_backward)
+    return _of_output(a, kernels.tanh(_array("tanh", a)), _tanh_backward)
 
 
 def leaky_relu(a: Tensor, negative_slope: float = 0.01) -> Tensor:
     """a where a > 0, negative_slope * a elsewhere."""
-    out = kernels.leaky_relu(_floats("leaky_relu", a), negative_slope)
+    out = kernels.leaky_relu(_array("leaky_relu", a), negative_slope)
     return _of_output(a, out, _leaky_relu_backward, negative_slope=negative_slope)
 
 
 def elu(a: Tensor, alpha: float = 1.0) -> Tensor:
     """a where a > 0, alpha * (exp(a) - 1) elsewhere."""
-    out = kernels.elu(_floats("elu", a), alpha)
+    out = kernels.elu(_array("elu", a), alpha)
     return _of_output(a, out, _elu_backward, alpha=alpha)
 
 
 def gelu(a: Tensor, approximate: str = "none") -> Tensor:
     """a * Phi(a), Phi the normal distribution; approximate="tanh" is the older formula."""
     if approximate == "tanh":
-        return _of_input(a, kernels.gelu_tanh(_floats("gelu", a)), _gelu_tanh_backward)
+        return _of_input(a, kernels.gelu_tanh(_array("gelu", a)), _gelu_tanh_backward)
     if approximate != "none":
         raise ValueError(f'gelu: approximate must be "none" or "tanh", got {approximate!r}')
-    return _of_input(a, kernels.gelu(_floats("gelu", a)), _gelu_backward)
+    return _of_input(a, kernels.gelu(_array("gelu", a)), _gelu_backward)
 
 
 def silu(a: Tensor) -> Tensor:
     """a * sigmoid(a)."""
-    return _of_input(a, kernels.silu(_floats("silu", a)), _silu_backward)
+    return _of_input(a, kernels.silu(_array("silu", a)), _silu_backward)
 
 
 def softplus(a: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta * a)) / beta, and a itself where beta * a > threshold."""
     out = _of_output(
-        a, kernels.softplus(_floats("softplus", a), beta), _softplus_backward, beta=beta
+        a, kernels.softplus(_array("softplus", a), beta), _softplus_backward, beta=beta
     )
     # From 20 on the two differ by less than exp(-20): nobody asks for a higher threshold.
     return out if threshold >= 20.0 else where(a * beta > threshold, a, out)
@@ -121,7 +122,7 @@ def softplus(a: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
 
 def hardswish(a: Tensor) -> Tensor:
     """a * min(max(a + 3, 0), 6) / 6."""
-    return _of_input(a, kernels.hardswish(_floats("hardswish", a)), _hardswish_backward)
+    return _of_input(a, kernels.hardswish(_array("hardswish", a)), _hardswish_backward)
 
 
 # ------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def hardswish(a: Tensor) -> Tensor:
 
 def exp(a: Tensor) -> Tensor:
     """e to the power of a."""
-    out = kernels.exp(_floats("exp", a))
+    out = kernels.exp(_array("exp", a))
     if recording(a):
         return record(out, _exp_backward, (a,), (out,), guard_output=True)
     return wrap(out)
@@ -142,7 +143,7 @@ def _exp_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
 
 def log(a: Tensor) -> Tensor:
     """The natural logarithm: -inf at 0, NaN below."""
-    out = kernels.log(_floats("log", a))
+    out = kernels.log(_array("log", a))
     if recording(a):
         return record(out, _log_backward, (a,), (a._data,), (a,))
     return wrap(out)
@@ -154,7 +155,7 @@ def _log_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
 
 def sqrt(a: Tensor) -> Tensor:
     """The square root: NaN below 0."""
-    out = kernels.sqrt(_floats("sqrt", a))
+    out = kernels.sqrt(_array("sqrt", a))
     if recording(a):
         return record(out, _sqrt_backward, (a,), (out,), guard_output=True)
     return wrap(out)
@@ -165,8 +166,11 @@ def _sqrt_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
 
 
 def _by_numpy(op: str, function: np.ufunc, a: Tensor) -> Array:
+    data = tensor_of(op, a)._data
+    if data.dtype.kind != "f":
+        raise DTypeError(f"{op}: a float tensor is expected, got {data.dtype}; call .float() first")
     with np.errstate(all="ignore"):
-        return np.asarray(function(_floats(op, a)))
+        return np.asarray(function(data))
 
 
 def sin(a: Tensor) -> Tensor:

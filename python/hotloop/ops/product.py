@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,22 +104,31 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight.T + bias: (..., in) and (out, in) give (..., out)."""
-    x, w = tensor_of("linear", input), tensor_of("linear", weight)
-    xa, wa = x._data, w._data
+    try:
+        xa, wa = input._data, weight._data
+        ba = None if bias is None else bias._data
+    except AttributeError:  # name the one that is no tensor
+        for value in (input, weight, bias):
+            if value is not None:
+                tensor_of("linear", value)
+        raise
     if xa.ndim != 2:
-        if xa.ndim == 0:
-            raise ShapeError("linear: input must have rank 1 or more, got a number")
-        flat = reshape(x, (-1 if xa.size else int(np.prod(xa.shape[:-1])), xa.shape[-1]))
-        return reshape(linear(flat, w, bias), (*xa.shape[:-1], wa.shape[0]))
+        return _linear_of_any_rank(input, weight, bias)
+    out = kernels.linear(xa, wa, ba)
     if bias is None:
-        out = kernels.linear(xa, wa)
-        if recording(x, w):
-            return record(out, _linear_backward, (x, w), (xa, wa), (x, w))
-        return wrap(out)
-    out = kernels.linear(xa, wa, tensor_of("linear", bias)._data)
-    if recording(x, w, bias):
-        return record(out, _linear_backward, (x, w, bias), (xa, wa), (x, w))
+        if recording(input, weight):
+            return record(out, _linear_backward, (input, weight), (xa, wa), (input, weight))
+    elif recording(weight, bias, input):
+        return record(out, _linear_backward, (input, weight, bias), (xa, wa), (input, weight))
     return wrap(out)
+
+
+def _linear_of_any_rank(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    shape = input._data.shape
+    if not shape:
+        raise ShapeError("linear: input must have rank 1 or more, got a number")
+    flat = reshape(input, (math.prod(shape[:-1]), shape[-1]))
+    return reshape(linear(flat, weight, bias), (*shape[:-1], weight._data.shape[0]))
 
 
 def _linear_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
