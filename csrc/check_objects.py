@@ -1,4 +1,4 @@
-"""Checks the level-compiled object files: no weak symbols, no static constructors, no spilled tiles.
+"""Checks the level-compiled objects: no weak symbols, static constructors or spilled tiles.
 
 Run by the build (CMakeLists.txt) over every object of csrc/kernels/cpu. Prints what it found and
 exits with 1, so that the build fails where the linker would have kept silent.

@@ -240,9 +240,9 @@ HOTLOOP_SIMD Vec<T> erf(Vec<T> x) {
   return select(inner, fma(x, p, x), outer);
 }
 
-// (1 + erf(x / sqrt 2)) / 2, off by at most one ULP of 1. In float32 by one exponential: erfc(t) / 2 =
-// exp(-Q(t)) / 2 for t = |x| / sqrt 2 up to 4, where it is below half an ULP of 1; twice as fast as
-// by erf.
+// (1 + erf(x / sqrt 2)) / 2, off by at most one ULP of 1. In float32 by one exponential: erfc(t) /
+// 2 = exp(-Q(t)) / 2 for t = |x| / sqrt 2 up to 4, where it is below half an ULP of 1; twice as
+// fast as by erf.
 template <class T>
 HOTLOOP_SIMD Vec<T> normal_cdf(Vec<T> x) {
   const Vec<T> root_half = set1<T>(static_cast<T>(0.70710678118654752440));
