@@ -3,6 +3,7 @@ functions of `hotloop` are these; `nn.functional` adds those of layers and losse
 
 from .activation import *
 from .arithmetic import *
+from .comparison import *
 from .product import *
 from .reduction import *
 from .shape import *

@@ -18,7 +18,6 @@ from .common import (
     constant,
     is_float,
     operands,
-    tensor_of,
     unbroadcast,
 )
 
@@ -26,24 +25,51 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 __all__ = [
-    "abs", "add", "clamp", "clip", "div", "eq", "ge", "gt", "isclose", "isfinite", "isinf", "isnan",
-    "le", "logical_and", "logical_not", "logical_or", "lt", "maximum", "minimum", "mul", "ne",
-    "neg", "pow", "sign", "sub", "where",
+    "abs", "add", "clamp", "clip", "div", "maximum", "minimum", "mul", "neg", "pow", "sign", "sub",
+    "where",
 ]  # fmt: skip
 
 
-def _by_numpy(op: str, function: Callable[..., Any], x: Array, y: Array) -> Array:
+def by_numpy(op: str, function: Callable[..., Any], x: Array, y: Array) -> Array:
+    """A NumPy function of two arrays, with our error where they do not broadcast."""
     try:
         return np.asarray(function(x, y))
     except ValueError:
         raise broadcast_error(op, x, y) from None
 
 
+# Float tensors meet Python numbers so often that they have a short way: kernels take the number as
+# it is. Exact types only, for bool is an int, and NumPy's float64 a float.
+_NUMBERS = (float, int)
+
+
+def _with_number(a: Tensor, function: Callable[..., Array], b: Scalar, slope: Scalar) -> Tensor:
+    """function(a, b), whose derivative by a is `slope`."""
+    try:
+        out = function(a._data, b)
+    except OverflowError:
+        raise DTypeError(f"{function.__name__}: {b} does not fit {a._data.dtype}") from None
+    if recording(a):
+        return record(out, _scale_backward, (a,), (slope,))
+    return wrap(out)
+
+
+def _scale_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    slope = node.saved[0]
+    return (dy if slope == 1 else kernels.mul(dy, slope),)
+
+
+def _takes_number(a: Operand, b: Operand) -> bool:
+    return type(b) in _NUMBERS and isinstance(a, Value) and a._data.dtype.kind == "f"
+
+
 def add(a: Operand, b: Operand) -> Tensor:
     """a + b, element by element."""
+    if _takes_number(a, b):
+        return _with_number(a, kernels.add, b, 1)  # type: ignore[arg-type]
     x, y = operands("add", a, b)
     xa, ya = x._data, y._data
-    out = kernels.add(xa, ya) if is_float(xa) else _by_numpy("add", np.add, xa, ya)
+    out = kernels.add(xa, ya) if is_float(xa) else by_numpy("add", np.add, xa, ya)
     if recording(x, y):
         return record(out, _add_backward, (x, y), (xa.shape, ya.shape))
     return wrap(out)
@@ -60,11 +86,13 @@ def _add_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
 
 def sub(a: Operand, b: Operand) -> Tensor:
     """a - b, element by element."""
+    if _takes_number(a, b):
+        return _with_number(a, kernels.sub, b, 1)  # type: ignore[arg-type]
     x, y = operands("sub", a, b)
     xa, ya = x._data, y._data
     if xa.dtype.kind == "b":
         raise DTypeError("sub: numbers are expected, got bool; use logical_not or .float()")
-    out = kernels.sub(xa, ya) if is_float(xa) else _by_numpy("sub", np.subtract, xa, ya)
+    out = kernels.sub(xa, ya) if is_float(xa) else by_numpy("sub", np.subtract, xa, ya)
     if recording(x, y):
         return record(out, _sub_backward, (x, y), (xa.shape, ya.shape))
     return wrap(out)
@@ -81,9 +109,11 @@ def _sub_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
 
 def mul(a: Operand, b: Operand) -> Tensor:
     """a * b, element by element."""
+    if _takes_number(a, b):
+        return _with_number(a, kernels.mul, b, b)  # type: ignore[arg-type]
     x, y = operands("mul", a, b)
     xa, ya = x._data, y._data
-    out = kernels.mul(xa, ya) if is_float(xa) else _by_numpy("mul", np.multiply, xa, ya)
+    out = kernels.mul(xa, ya) if is_float(xa) else by_numpy("mul", np.multiply, xa, ya)
     if recording(x, y):
         shapes = (xa.shape, ya.shape)
         if not y._needs:
@@ -105,6 +135,8 @@ def _mul_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
 
 def div(a: Operand, b: Operand) -> Tensor:
     """a / b, element by element; integers give float32."""
+    if _takes_number(a, b) and b != 0:
+        return _with_number(a, kernels.div, b, 1.0 / b)  # type: ignore[arg-type]
     if not (isinstance(a, float) or isinstance(b, float)):
         x, y = operands("div", a, b)
     else:  # int tensor / float: the result is float32 anyway
@@ -154,7 +186,7 @@ def pow(a: Operand, b: Operand) -> Tensor:
     x, y = operands("pow", a, b)
     xa, ya = x._data, y._data
     with np.errstate(all="ignore"):
-        out = _by_numpy("pow", np.power, xa, ya)
+        out = by_numpy("pow", np.power, xa, ya)
     if recording(x, y):
         return record(out, _pow_backward, (x, y), (xa, ya, out), (x, y), guard_output=True)
     return wrap(out)
@@ -204,7 +236,7 @@ def minimum(a: Operand, b: Operand) -> Tensor:
 def _extremum(op: str, function: Callable[..., Any], a: Operand, b: Operand) -> Tensor:
     x, y = operands(op, a, b)
     xa, ya = x._data, y._data
-    out = _by_numpy(op, function, xa, ya)
+    out = by_numpy(op, function, xa, ya)
     if recording(x, y):
         return record(out, _extremum_backward, (x, y), (xa, ya, out), (x, y), guard_output=True)
     return wrap(out)
@@ -271,76 +303,3 @@ def _where_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
         None if wants_x is None else unbroadcast(np.where(mask, dy, zero), x_shape),
         None if wants_y is None else unbroadcast(np.where(mask, zero, dy), y_shape),
     )
-
-
-def _compare(op: str, function: Callable[..., Any], a: Operand, b: Operand) -> Tensor:
-    if isinstance(a, Value) and isinstance(b, (int, float)):
-        return wrap(np.asarray(function(a._data, b)))  # exact for any number
-    x, y = operands(op, a, b)
-    return wrap(_by_numpy(op, function, x._data, y._data))
-
-
-def eq(a: Operand, b: Operand) -> Tensor:
-    """a == b, element by element."""
-    return _compare("eq", np.equal, a, b)
-
-
-def ne(a: Operand, b: Operand) -> Tensor:
-    """a != b, element by element."""
-    return _compare("ne", np.not_equal, a, b)
-
-
-def lt(a: Operand, b: Operand) -> Tensor:
-    """a < b, element by element."""
-    return _compare("lt", np.less, a, b)
-
-
-def le(a: Operand, b: Operand) -> Tensor:
-    """a <= b, element by element."""
-    return _compare("le", np.less_equal, a, b)
-
-
-def gt(a: Operand, b: Operand) -> Tensor:
-    """a > b, element by element."""
-    return _compare("gt", np.greater, a, b)
-
-
-def ge(a: Operand, b: Operand) -> Tensor:
-    """a >= b, element by element."""
-    return _compare("ge", np.greater_equal, a, b)
-
-
-def logical_and(a: Operand, b: Operand) -> Tensor:
-    """Whether both are true (not 0)."""
-    return _compare("logical_and", np.logical_and, a, b)
-
-
-def logical_or(a: Operand, b: Operand) -> Tensor:
-    """Whether either is true (not 0)."""
-    return _compare("logical_or", np.logical_or, a, b)
-
-
-def logical_not(a: Tensor) -> Tensor:
-    """Whether a is false (0)."""
-    return wrap(np.asarray(np.logical_not(a._data)))
-
-
-def isnan(a: Tensor) -> Tensor:
-    """Whether each element is NaN."""
-    return wrap(np.asarray(np.isnan(tensor_of("isnan", a)._data)))
-
-
-def isinf(a: Tensor) -> Tensor:
-    """Whether each element is infinite."""
-    return wrap(np.asarray(np.isinf(tensor_of("isinf", a)._data)))
-
-
-def isfinite(a: Tensor) -> Tensor:
-    """Whether each element is finite."""
-    return wrap(np.asarray(np.isfinite(tensor_of("isfinite", a)._data)))
-
-
-def isclose(a: Operand, b: Operand, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:
-    """Whether |a - b| <= atol + rtol * |b|."""
-    x, y = operands("isclose", a, b)
-    return wrap(np.asarray(np.isclose(x._data, y._data, rtol, atol)))
