@@ -52,8 +52,13 @@ def test_wrong_elements_are_refused():
         hl.tensor(np.ones(2, complex))
     with pytest.raises(TypeError, match="ndarray"):
         hl.from_numpy([1.0])
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(hl.ShapeError, match="negative"):
         hl.zeros(-1)
+    for make in (hl.zeros, hl.ones, hl.empty, hl.rand, hl.nn.Linear):
+        with pytest.raises(hl.ShapeError):
+            make(10**12, 10**12)
+    with pytest.raises(hl.ShapeError, match="equal lengths"):
+        hl.tensor([[1.0], [2.0, 3.0]])
     with pytest.raises(TypeError, match="ints"):
         hl.zeros(2.5)
     with pytest.raises(hl.DTypeError, match="dtype"):

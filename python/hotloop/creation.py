@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ._core import ShapeError
 from .autograd import wrap
 from .device import Device
 from .device import device as find_device
@@ -72,8 +74,14 @@ def _allocated(
 ) -> Array:
     sizes = sizes_of(op, size)
     if builtins.any(number < 0 for number in sizes):
-        raise ValueError(f"{op}: sizes must not be negative, got {sizes}")
-    return make(sizes, *value, dtype=dtype_of(op, np.float32 if dtype is None else dtype))
+        raise ShapeError(f"{op}: sizes must not be negative, got {sizes}")
+    wanted = dtype_of(op, np.float32 if dtype is None else dtype)
+    if math.prod(sizes) * wanted.itemsize >= 2**63:
+        raise ShapeError(
+            f"{op}: the elements must take less than 2**63 bytes, got {sizes} of {wanted}; "
+            "check the sizes"
+        )
+    return make(sizes, *value, dtype=wanted)
 
 
 def zeros(

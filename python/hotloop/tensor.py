@@ -29,7 +29,10 @@ def as_array(op: str, data: Any, dtype: np.dtype[Any] | None = None) -> Array:
     else:
         if isinstance(data, (list, tuple)):
             data = _plain(data)
-        array = np.asarray(data)
+        try:
+            array = np.asarray(data)
+        except ValueError as error:
+            raise ShapeError(f"{op}: nested lists must be of equal lengths: {error}") from None
         if array.dtype == np.float64 and not _holds_float64(data):
             array = array.astype(np.float32)
     if dtype is not None and array.dtype != dtype:
