@@ -14,6 +14,7 @@ namespace {
 // but never a piece beyond kGrainsPerPiece (a few ms), since interruption waits for one.
 constexpr std::int64_t kManyPieces = 256;
 constexpr std::int64_t kGrainsPerPiece = 256;
+constexpr std::int64_t kMostPieces = std::int64_t{1} << 30;
 constexpr auto kAskEvery = std::chrono::milliseconds(5);
 
 std::atomic<InterruptHook> interrupt_hook{nullptr};
@@ -57,6 +58,7 @@ void launch_pieces(ErasedKernel kernel, const void* call, const Split& split) {
   const std::int64_t grains = split.units / grain + (split.units % grain != 0);
   std::int64_t count = grains < kManyPieces ? grains : kManyPieces;
   if (grains / kGrainsPerPiece > count) count = grains / kGrainsPerPiece;
+  if (count > kMostPieces) count = kMostPieces;
   int threads = num_threads();
   if (split.max_threads > 0 && split.max_threads < threads) threads = split.max_threads;
   const Pieces pieces{kernel, call, split.units, grain, grains, count};

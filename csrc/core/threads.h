@@ -22,9 +22,9 @@ int thread_index();
 // over the group and those above it); 0 when there is no limit. `root` stands for "/" in tests.
 double cgroup_cpus(const std::string& root);
 
-// Runs job(context, i) for i in [0, pieces), each claimed by whoever is free; the caller takes
-// part. `stop` is asked by the caller between its pieces; once it says true no further piece is
-// claimed. Returns false when stopped early.
+// Runs job(context, i) for i in [0, pieces), fewer than 2^31; each claimed by whoever is free; the
+// caller takes part. `stop` is asked by the caller between its pieces; once it says true no further
+// piece is claimed. Returns false when stopped early.
 bool run_pieces(void (*job)(const void* context, std::int64_t piece), const void* context,
                 std::int64_t pieces, int threads, bool (*stop)());
 
