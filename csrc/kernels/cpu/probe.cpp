@@ -102,13 +102,13 @@ void probe_memory(const ProbeMemoryArgs& args, std::int64_t, std::int64_t) {
 }
 
 // Twelve independent chains hide the latency of two pipes (at least 4 cycles each) with room to
-// spare.
+// spare. They start from the unit's number, lest the compiler compute one unit for all.
 template <class T>
-static T fma_unit() {
+static T fma_unit(std::int64_t unit) {
   constexpr int kChains = 12;
   Vec<T> acc[kChains];
   HOTLOOP_UNROLL
-  for (int j = 0; j < kChains; ++j) acc[j] = simd::set1<T>(T(j));
+  for (int j = 0; j < kChains; ++j) acc[j] = simd::set1<T>(T(unit + j));
   const Vec<T> factor = simd::set1<T>(T(0.999));
   const Vec<T> term = simd::set1<T>(T(0.001));
   constexpr std::int64_t steps = kProbeFlops / (2 * kChains * Vec<T>::lanes);
@@ -122,8 +122,8 @@ static T fma_unit() {
 }
 void probe_fma(const ProbeFmaArgs& args, std::int64_t begin, std::int64_t end) {
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    args.sink[unit] =
-        args.dtype == DType::f32 ? static_cast<double>(fma_unit<float>()) : fma_unit<double>();
+    args.sink[unit] = args.dtype == DType::f32 ? static_cast<double>(fma_unit<float>(unit))
+                                               : fma_unit<double>(unit);
   }
 }
 
