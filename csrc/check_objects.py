@@ -54,12 +54,16 @@ def spilled_tiles(objdump: str, path: str) -> dict[str, int]:
     return found
 
 
+def spills(objdump: str, path: str) -> list[str]:
+    """What spilled_tiles found, in words."""
+    return [f"{count} spills in {name}" for name, count in spilled_tiles(objdump, path).items()]
+
+
 def problems(nm: str, objdump: str, path: str) -> list[str]:
-    """Everything that is wrong with one object file."""
+    """Everything that makes one object file wrong, whatever the compiler."""
     found = [f"weak symbol {name}" for name in weak_symbols(nm, path)]
     if static_constructors(objdump, path):
         found.append("static constructor (.init_array)")
-    found += [f"{count} spills in {name}" for name, count in spilled_tiles(objdump, path).items()]
     return found
 
 
@@ -69,6 +73,8 @@ def main() -> int:
     parser.add_argument("--nm", default="nm")
     parser.add_argument("--objdump", default="objdump")
     parser.add_argument("--stamp")
+    # Spills cost speed, no more: an error for the compiler that the tiles were written with.
+    parser.add_argument("--spills", choices=["error", "report"], default="error")
     parser.add_argument("objects", nargs="*")
     options = parser.parse_args()
     bad = 0
@@ -76,6 +82,9 @@ def main() -> int:
         for problem in problems(options.nm, options.objdump, path):
             print(f"{path}: {problem}", file=sys.stderr)
             bad += 1
+        for spill in spills(options.objdump, path):
+            print(f"{path}: {spill}", file=sys.stderr)
+            bad += options.spills == "error"
     if bad:
         return 1
     if options.stamp:
