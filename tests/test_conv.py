@@ -77,6 +77,7 @@ SHAPES = [
     problem(1, 17, 9, 8, 17, 5, 3, groups=17, stride=2, padding=(2, 1)),
     problem(3, 32, 6, 6, 32, 3, 3, groups=32, dilation=2, padding=2),
     problem(2, 4, 6, 6, 12, 3, 3, groups=4, padding=1),  # depthwise, three outputs each
+    problem(1, 2, 5, 6, 3, 3, 3, stride=(10**6, 2**31), padding=1),
     problem(2, 20, 5, 5, 70, 1, 1),
     problem(1, 37, 4, 4, 67, 3, 3, padding=1),
     problem(1, 64, 3, 3, 33, 3, 3, padding=1),  # more terms than one run

@@ -197,7 +197,7 @@ struct ThreadScratch {
       : stride(up(bytes + kBlockBytes, 256) * 256),
         threads(parallel ? num_threads() : 1),
         memory(bytes ? static_cast<std::size_t>(stride * threads) : 0) {}
-  ConvScratch view() const { return {memory.as<char>(), stride, thread_index}; }
+  ConvScratch view() const { return {memory.as<char>(), memory.get() ? stride : 0, thread_index}; }
 };
 
 Split split_for(std::int64_t units, double unit_work, bool interruptible) {
@@ -405,10 +405,12 @@ void conv_backward_input(const ConvProblem& p, const ConvImage& dy, const ConvKe
   const PassWeights weights{w.data,     w.stride_h, w.stride_w,
                             w.stride_o, w.stride_i, p.o / p.groups * w.stride_o};
   const Source source = source_of(dy, p.n, p.o, p.out_h, p.out_w);
-  for (std::int64_t phase_h = 0; phase_h < p.stride_h; ++phase_h) {
+  // Every phase that has a pixel: a stride beyond the image has no more than the image has pixels.
+  for (std::int64_t i = 0; i < std::min(p.stride_h, p.h); ++i) {
+    const std::int64_t phase_h = (i + p.padding_h) % p.stride_h;
     const AxisPlan rows = backward_axis(p.kh, p.stride_h, p.padding_h, p.dilation_h, p.h, phase_h);
-    if (rows.count <= 0) continue;
-    for (std::int64_t phase_w = 0; phase_w < p.stride_w; ++phase_w) {
+    for (std::int64_t j = 0; j < std::min(p.stride_w, p.w); ++j) {
+      const std::int64_t phase_w = (j + p.padding_w) % p.stride_w;
       const AxisPlan cols =
           backward_axis(p.kw, p.stride_w, p.padding_w, p.dilation_w, p.w, phase_w);
       run_pass(p, source, rows, cols, p.groups, p.c / p.groups, weights, {},
