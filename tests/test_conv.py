@@ -78,6 +78,8 @@ SHAPES = [
     problem(3, 32, 6, 6, 32, 3, 3, groups=32, dilation=2, padding=2),
     problem(2, 4, 6, 6, 12, 3, 3, groups=4, padding=1),  # depthwise, three outputs each
     problem(1, 2, 5, 6, 3, 3, 3, stride=(10**6, 2**31), padding=1),
+    problem(9, 5, 6, 6, 20, 5, 3, padding=(4, 1)),  # taps that meet few rows, many images
+    problem(6, 5, 7, 5, 20, 3, 3, padding=(9, 1), stride=(4, 1)),  # and none
     problem(2, 20, 5, 5, 70, 1, 1),
     problem(1, 37, 4, 4, 67, 3, 3, padding=1),
     problem(1, 64, 3, 3, 33, 3, 3, padding=1),  # more terms than one run

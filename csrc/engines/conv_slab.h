@@ -119,6 +119,21 @@ inline void fill_slab(const ConvSlab& slab, const SlabPart& part, std::int64_t f
   }
 }
 
+// Walks the pixels of a slab row by row, through all its images: neighbours in this order meet the
+// same rows of padding.
+struct PixelWalk {
+  std::int64_t rows, images, out_w;
+  std::int64_t row = 0, image = 0, col = 0;
+  std::int64_t index() const { return (image * rows + row) * out_w + col; }
+  void step() {
+    if (++col < out_w) return;
+    col = 0;
+    if (++image < images) return;
+    image = 0;
+    ++row;
+  }
+};
+
 // Where pixel[p] of a slab counts from when it is read in place.
 template <class T>
 inline const T* slab_in_place(const ConvSlab& slab, const SlabPart& part) {

@@ -470,8 +470,23 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const std::int64_t chunk_slabs = up(slab.count, chunks);
   chunks = up(slab.count, chunk_slabs);
 
+  // Output rows that meet the image, of each row of taps. Worth while where a tile is filled by
+  // them.
+  Table first_rows, last_rows;
+  bool padded = false;
+  for (const std::int64_t shift : rows.shift) {
+    const std::int64_t at = rows.first + shift;
+    const std::int64_t first = at < 0 ? std::min(up(-at, rows.step), rows.count) : 0;
+    const std::int64_t last = at >= p.h ? 0 : std::min(up(p.h - at, rows.step), rows.count);
+    first_rows.push_back(first);
+    last_rows.push_back(std::max(first, last));
+    padded = padded || first > 0 || last < rows.count;
+  }
+  padded = padded && !depthwise && p.kw * run >= 12;
+  const bool by_rows = padded && slab.images > 1;
+
   const std::int64_t dy_pixels = slab.images * slab.rows * slab.out_w;
-  const bool dy_direct = dy.stride_c == 1 && dy.stride_w >= 0 &&
+  const bool dy_direct = !by_rows && dy.stride_c == 1 && dy.stride_w >= 0 &&
                          outputs % (kBlockBytes / item) == 0 && (p.o <= 128 || depthwise) &&
                          (p.out_h == 1 || dy.stride_h == p.out_w * dy.stride_w) &&
                          (p.n == 1 || dy.stride_n == p.out_h * p.out_w * dy.stride_w);
@@ -481,7 +496,8 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const std::int64_t units = chunks * runs;
   Split split = split_for(units, work / static_cast<double>(units), p.interruptible);
   const ThreadScratch scratch((slab.direct ? 0 : slab.size * item) + dy_bytes, is_parallel(split));
-  split.max_threads = scratch.threads;
+  const ThreadScratch orders(by_rows ? dy_pixels * 8 : 0, is_parallel(split));
+  split.max_threads = std::min(scratch.threads, orders.threads);
   const Scratch partial(static_cast<std::size_t>(chunks * chunk_bytes));
 
   ConvWeightArgs args{};
@@ -501,7 +517,12 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   args.chunks = chunks;
   args.chunk_slabs = chunk_slabs;
   args.partial = partial.get();
+  args.first_rows = padded ? first_rows.data() : nullptr;
+  args.last_rows = last_rows.data();
+  args.taps_w = p.kw;
+  args.by_rows = by_rows;
   args.scratch = scratch.view();
+  args.orders = orders.view();
   launch(depthwise ? conv_depthwise_weight_kernel() : conv_weight_kernel(), args, split);
 
   Table term;

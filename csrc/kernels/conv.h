@@ -96,9 +96,15 @@ struct ConvWeightArgs {
   const void* dy;
   std::int64_t dy_stride_n, dy_stride_h, dy_stride_w, dy_stride_c;
   bool dy_direct;  // dy serves as a panel as it lies
+  // Output rows that meet the image in each row of taps, [taps / taps_w] each: the others are left
+  // out of the sum. Null: none are. by_rows: a slab's pixels row by row through all its images.
+  const std::int64_t *first_rows, *last_rows;
+  std::int64_t taps_w;
+  bool by_rows;
   std::int64_t chunks, chunk_slabs;
   void* partial;  // [chunk][group][run][tap][channel of run][blocks]
   ConvScratch scratch;
+  ConvScratch orders;  // for by_rows: offsets of a slab's pixels
 };
 
 // dw = sum of the partials in order. A unit is one (group, run of kPackRun terms).

@@ -93,21 +93,6 @@ void pack_body(const ConvPackArgs& args, std::int64_t begin, std::int64_t end) {
   }
 }
 
-// Walks the pixels of a slab row by row, through all its images: neighbours in this order meet the
-// same rows of padding.
-struct PixelWalk {
-  std::int64_t rows, images, out_w;
-  std::int64_t row = 0, image = 0, col = 0;
-  std::int64_t index() const { return (image * rows + row) * out_w + col; }
-  void step() {
-    if (++col < out_w) return;
-    col = 0;
-    if (++image < images) return;
-    image = 0;
-    ++row;
-  }
-};
-
 // All pixels of a slab against one panel.
 template <class T>
 void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPart& part,

@@ -20,9 +20,10 @@ void pack_dy(const ConvWeightArgs& args, const SlabPart& part, T* to) {
       const std::int64_t rest = columns.columns - block * kBlock<T>;
       const std::int64_t valid = rest < width ? rest : width;
       for (std::int64_t row = 0; row < part.images * part.rows; ++row) {
-        const T* from = static_cast<const T*>(args.dy) +
-                        (part.image + row / part.rows) * args.dy_stride_n +
-                        (part.row + row % part.rows) * args.dy_stride_h +
+        const std::int64_t image = args.by_rows ? row % part.images : row / part.rows;
+        const std::int64_t out_row = args.by_rows ? row / part.images : row % part.rows;
+        const T* from = static_cast<const T*>(args.dy) + (part.image + image) * args.dy_stride_n +
+                        (part.row + out_row) * args.dy_stride_h +
                         (group * columns.columns + block * kBlock<T>)*args.dy_stride_c;
         copy_pixels(to, width, from, args.dy_stride_w, args.dy_stride_c, args.slab.out_w, valid);
         if (valid < width) {
@@ -41,6 +42,7 @@ template <class T>
 struct SlabOperands {
   const T* source;
   const T* dy;
+  const std::int64_t* pixel;
 };
 
 template <class T>
@@ -62,7 +64,38 @@ inline SlabOperands<T> read_slab(const ConvWeightArgs& args, const SlabPart& par
     pack_dy(args, part, scratch);
     operands.dy = scratch;
   }
+  operands.pixel = args.slab.pixel;
+  if (args.by_rows) {
+    std::int64_t* pixel = own_scratch<std::int64_t>(args.orders);
+    PixelWalk walk{part.rows, part.images, args.slab.out_w};
+    for (std::int64_t p = 0; p < part.pixels; ++p, walk.step()) {
+      pixel[p] = args.slab.pixel[walk.index()];
+    }
+    operands.pixel = pixel;
+  }
   return operands;
+}
+
+// Adds the products of terms [begin, end) over some pixels to one vector of the partial's columns.
+template <class T>
+inline void add_terms(const ConvWeightArgs& args, ConvTile<T>& tile, const T* source, T* c,
+                      std::int64_t begin, std::int64_t end, int vectors) {
+  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  const int most = conv_tile_rows(vectors);
+  std::int64_t tap = begin / args.run, channel = begin % args.run;
+  for (std::int64_t term = begin; term < end; term += most) {
+    const int rows = end - term < most ? static_cast<int>(end - term) : most;
+    for (int i = 0; i < rows; ++i) {
+      tile.rows[i] = source + args.tap[tap] + channel;
+      tile.c[i] = c + (term + i) * pitch;
+      if (++channel == args.run) {
+        channel = 0;
+        ++tap;
+      }
+    }
+    if (rows < most) fill_rows(tile, rows);
+    run_conv_tile(tile, rows, vectors);
+  }
 }
 
 template <class T>
@@ -72,10 +105,10 @@ void add_slab(const ConvWeightArgs& args, const SlabPart& part, const SlabOperan
   const T zeros[kConvVectors * kLanes] = {};
   const std::int64_t depth = args.taps * args.run;
   const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  const std::int64_t row_pixels = part.images * args.slab.out_w;
+  const std::int64_t step = args.first_rows ? args.taps_w * args.run : depth;
   const T* dy = operands.dy;
   ConvTile<T> tile;
-  tile.offset = args.slab.pixel;
-  tile.depth = part.pixels;
   tile.init = first ? zeros : nullptr;
   tile.columns = kConvVectors * kLanes;  // the partial has whole blocks
   for (std::int64_t index = 0; index < args.groups * args.columns.panels; ++index) {
@@ -95,21 +128,20 @@ void add_slab(const ConvWeightArgs& args, const SlabPart& part, const SlabOperan
     for (std::int64_t column = 0; column < width; column += kConvVectors * kLanes) {
       const std::int64_t needed = (width - column) / kLanes;
       const int vectors = needed < kConvVectors ? static_cast<int>(needed) : kConvVectors;
-      const int most = conv_tile_rows(vectors);
-      tile.b = b + column;
-      std::int64_t tap = 0, channel = 0;
-      for (std::int64_t term = 0; term < depth; term += most) {
-        const int rows = depth - term < most ? static_cast<int>(depth - term) : most;
-        for (int i = 0; i < rows; ++i) {
-          tile.rows[i] = source + args.tap[tap] + channel;
-          tile.c[i] = c + (term + i) * pitch + column;
-          if (++channel == args.run) {
-            channel = 0;
-            ++tap;
-          }
+      for (std::int64_t term = 0; term < depth; term += step) {
+        std::int64_t row = 0, last = part.rows;
+        if (args.first_rows) {
+          row = args.first_rows[term / step] - part.row;
+          last = args.last_rows[term / step] - part.row;
+          if (row < 0) row = 0;
+          if (last > part.rows) last = part.rows;
+          if (row >= last && !first) continue;
+          if (row > last || row >= part.rows) row = last = 0;
         }
-        if (rows < most) fill_rows(tile, rows);
-        run_conv_tile(tile, rows, vectors);
+        tile.offset = operands.pixel + row * row_pixels;
+        tile.depth = (last - row) * row_pixels;
+        tile.b = b + column + row * row_pixels * tile.b_step;
+        add_terms(args, tile, source, c + column, term, term + step, vectors);
       }
     }
   }
@@ -252,7 +284,7 @@ void depthwise_weight_body(const ConvWeightArgs& args, std::int64_t begin, std::
         const int lanes = rest < kLanes ? static_cast<int>(rest) : kLanes;
         for (std::int64_t tap = 0; tap < args.taps;) {
           const auto sums = [&](auto body, int count) {
-            body(operands.source + c, args.tap + tap, operands.dy + c, dy_step, args.slab.pixel,
+            body(operands.source + c, args.tap + tap, operands.dy + c, dy_step, operands.pixel,
                  part.pixels, partial + tap * pitch + c, pitch, index == first, lanes);
             tap += count;
           };
