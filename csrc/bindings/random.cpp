@@ -45,6 +45,7 @@ py::object fill(const char* op, Kernel<RandomArgs> kernel, std::int64_t grain, p
   const DType wanted = !dtype.is_none() ? parse_dtype(op, dtype)
                        : given(out)     ? input(op, "out", out).dtype
                                         : DType::f32;
+  checked_product(op, sizes.data(), static_cast<int>(sizes.size()), item_size(wanted));
   Output output(op, out, wanted, sizes, row_major_strides(sizes));
   const RandomKey random = parse_key(op, key);
   const RandomArgs args{output.data, output.array.size, wanted, random.seed, random.stream, shift,

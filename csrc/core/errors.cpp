@@ -23,15 +23,15 @@ std::int64_t checked_product(const char* op, const std::int64_t* sizes, int coun
     if (sizes[i] < 0) fail("sizes must not be negative");
     empty = empty || sizes[i] == 0;
   }
-  if (empty) return 0;
+  // As in NumPy, an empty array's other sizes must fit too: strides are products of them.
   std::int64_t product = 1, bytes = 0;
   bool overflow = false;
   for (int i = 0; i < count; ++i) {
-    overflow = overflow || __builtin_mul_overflow(product, sizes[i], &product);
+    if (sizes[i] > 0) overflow = overflow || __builtin_mul_overflow(product, sizes[i], &product);
   }
   overflow = overflow || __builtin_mul_overflow(product, item_bytes, &bytes);
   if (overflow) fail("the array must fit into 63 bits of bytes");
-  return product;
+  return empty ? 0 : product;
 }
 
 }  // namespace hotloop

@@ -70,6 +70,7 @@ Output map_output(const char* op, py::handle out, DType dtype, const Shape& shap
     }
     order[static_cast<std::size_t>(place)] = axis;
   }
+  checked_product(op, shape.data(), ndim, item_size(dtype));
   Shape strides(shape.size());
   std::int64_t step = 1;
   for (int place = ndim - 1; place >= 0; --place) {
