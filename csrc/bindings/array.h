@@ -33,10 +33,29 @@ using Shape = std::vector<std::int64_t>;
 inline constexpr int kMaxDims = 16;
 
 inline std::int64_t item_size(DType dtype) {
-  return dtype == DType::f32 ? 4 : 8;
+  switch (dtype) {
+    case DType::f64:
+      return 8;
+    case DType::bf16:
+      return 2;
+    case DType::s8:
+    case DType::u8:
+      return 1;
+    default:
+      return 4;
+  }
 }
+// A set of dtypes: what an argument may be.
+using DTypes = unsigned;
+template <class... Each>
+constexpr DTypes dtypes(Each... each) {
+  return (0u | ... | (1u << static_cast<unsigned>(each)));
+}
+inline constexpr DTypes kFloats = dtypes(DType::f32, DType::f64);
 const char* dtype_name(DType dtype);
-py::dtype numpy_dtype(DType dtype);
+py::dtype numpy_dtype(DType dtype);  // bf16: ml_dtypes', seen in an argument before
+// The dtype of an ndarray that some kernel takes; false for other dtypes and other objects.
+bool find_dtype(py::handle object, DType* dtype);
 std::string shape_text(const Shape& shape);
 
 // What a kernel needs to know of one array argument. Strides are in elements. Holds a reference.
@@ -59,10 +78,10 @@ struct Array {
   }
 };
 
-// An input: an ndarray of float32 or float64 in native byte order, any strides. Arrays whose memory
-// a kernel cannot address (misaligned, strides that are no multiple of the item) come as packed
-// copies.
-Array input(const char* op, const char* name, py::handle object);
+// An input: an ndarray of float32 or float64 (or of the dtypes named) in native byte order, any
+// strides. Arrays whose memory a kernel cannot address (misaligned, strides that are no multiple of
+// the item) come as packed copies.
+Array input(const char* op, const char* name, py::handle object, DTypes allowed = kFloats);
 inline bool given(py::handle object) {
   return object && !object.is_none();
 }
@@ -79,7 +98,7 @@ Array packed(const Array& array);
 // A fresh ndarray over arena memory, freed with it; strides in elements, empty for C order.
 py::array new_array(const char* op, const py::dtype& dtype, const Shape& shape,
                     const Shape& strides = {});
-// Reads what an ndarray of float32 or float64 says of itself; no checks beyond the dtype.
+// Reads what an ndarray of one of our dtypes says of itself; no checks.
 Array describe(py::handle object);
 
 // The destination of a call. With `wanted` strides (elements) the kernel gets memory of just these:

@@ -14,7 +14,8 @@
 
 namespace hotloop {
 
-enum class DType : std::int32_t { f32, f64 };
+// float32 and float64 everywhere; the others where a kernel says so.
+enum class DType : std::int32_t { f32, f64, bf16, s8, u8, s32 };
 
 // A kernel handles the work units [begin, end) of its arguments. What a unit is, the family says.
 template <class Args>

@@ -1,5 +1,6 @@
 #include "bindings/array.h"
 
+#include <atomic>
 #include <cstring>
 
 #include "bindings/params.h"
@@ -8,7 +9,28 @@ namespace hotloop {
 
 namespace {
 
-constexpr int kNumpyFloat = 11, kNumpyDouble = 12;  // NPY_FLOAT, NPY_DOUBLE: part of NumPy's ABI
+// NPY_BYTE, NPY_UBYTE, NPY_INT, ...: part of NumPy's ABI. From kNumpyUser on: dtypes of others.
+constexpr int kNumpyByte = 1, kNumpyUbyte = 2, kNumpyInt = 5, kNumpyLong = 7;
+constexpr int kNumpyFloat = 11, kNumpyDouble = 12, kNumpyUser = 256;
+
+// bfloat16 is a dtype of ml_dtypes, which we need not have: known by its name when it comes along.
+std::atomic<PyObject*> bf16_dtype{nullptr};  // never freed
+
+bool is_bf16(PyObject* descr) {
+  PyObject* const known = bf16_dtype.load();
+  if (known) {
+    return py::detail::array_descriptor_proxy(descr)->type_num ==
+           py::detail::array_descriptor_proxy(known)->type_num;
+  }
+  const py::dtype dtype = py::reinterpret_borrow<py::dtype>(descr);
+  if (dtype.itemsize() != 2 || py::str(dtype.attr("name")).cast<std::string>() != "bfloat16") {
+    return false;
+  }
+  Py_INCREF(descr);
+  PyObject* expected = nullptr;
+  if (!bf16_dtype.compare_exchange_strong(expected, descr)) Py_DECREF(descr);
+  return true;
+}
 
 const py::detail::PyArray_Proxy* proxy(py::handle object) {
   return py::detail::array_proxy(object.ptr());
@@ -45,25 +67,48 @@ bool dtype_of(py::handle object, DType* dtype) {
     *dtype = DType::f32;
   } else if (descr->type_num == kNumpyDouble) {
     *dtype = DType::f64;
+  } else if (descr->type_num == kNumpyByte) {
+    *dtype = DType::s8;
+  } else if (descr->type_num == kNumpyUbyte) {
+    *dtype = DType::u8;
+  } else if (descr->type_num == kNumpyInt || (descr->type_num == kNumpyLong && sizeof(long) == 4)) {
+    *dtype = DType::s32;
+  } else if (descr->type_num >= kNumpyUser && is_bf16(proxy(object)->descr)) {
+    *dtype = DType::bf16;
   } else {
     return false;
   }
   return true;
 }
 
+// "float32", "float32 or float64", "int8, uint8 or int32"
+std::string names_of(DTypes set) {
+  std::string text;
+  for (unsigned i = 0; set >> i; ++i) {
+    if (!(set >> i & 1u)) continue;
+    const bool last = set >> (i + 1) == 0;
+    text += (text.empty() ? "" : last ? " or " : ", ") + std::string(dtype_name(DType(i)));
+  }
+  return text;
+}
+
 std::string quoted(const char* op, const char* name) {
   return std::string(op) + ": " + name;
 }
 
-void require_array(const char* op, const char* name, py::handle object, DType* dtype) {
+void require_array(const char* op, const char* name, py::handle object, DType* dtype,
+                   DTypes allowed = kFloats) {
   if (!is_array(object)) {
     throw DTypeError(quoted(op, name) + " must be a numpy.ndarray, got " + type_text(object) +
                      "; numpy.asarray makes one");
   }
-  if (!dtype_of(object, dtype)) {
-    throw DTypeError(quoted(op, name) + " must be float32 or float64 in native byte order, got " +
+  if (!dtype_of(object, dtype) || !(allowed >> static_cast<unsigned>(*dtype) & 1u)) {
+    DType first = DType::f32;
+    while (!(allowed >> static_cast<unsigned>(first) & 1u)) first = DType(int(first) + 1);
+    throw DTypeError(quoted(op, name) + " must be " + names_of(allowed) +
+                     " in native byte order, got " +
                      py::str(py::handle(proxy(object)->descr)).cast<std::string>() +
-                     "; convert it with .astype(numpy.float32)");
+                     "; convert it with .astype(numpy." + dtype_name(first) + ")");
   }
   if (proxy(object)->nd > kMaxDims) {
     throw ShapeError(quoted(op, name) + " must have at most " + std::to_string(kMaxDims) +
@@ -114,11 +159,20 @@ Shape row_major(const Shape& shape) {
 }  // namespace
 
 const char* dtype_name(DType dtype) {
-  return dtype == DType::f32 ? "float32" : "float64";
+  static constexpr const char* kNames[] = {"float32", "float64", "bfloat16",
+                                           "int8",    "uint8",   "int32"};
+  return kNames[static_cast<int>(dtype)];
 }
 
 py::dtype numpy_dtype(DType dtype) {
-  return dtype == DType::f32 ? py::dtype(kNumpyFloat) : py::dtype(kNumpyDouble);
+  if (dtype == DType::bf16) return py::reinterpret_borrow<py::dtype>(bf16_dtype.load());
+  static constexpr int kNumbers[] = {kNumpyFloat, kNumpyDouble, 0,
+                                     kNumpyByte,  kNumpyUbyte,  kNumpyInt};
+  return py::dtype(kNumbers[static_cast<int>(dtype)]);
+}
+
+bool find_dtype(py::handle object, DType* dtype) {
+  return is_array(object) && dtype_of(object, dtype);
 }
 
 std::string shape_text(const Shape& shape) {
@@ -143,9 +197,9 @@ Array describe(py::handle object) {
   return array;
 }
 
-Array input(const char* op, const char* name, py::handle object) {
+Array input(const char* op, const char* name, py::handle object, DTypes allowed) {
   Array array;
-  require_array(op, name, object, &array.dtype);
+  require_array(op, name, object, &array.dtype, allowed);
   const bool addressable = read_layout(object, &array);
   array.owner = py::reinterpret_borrow<py::object>(object);
   if (!addressable || !is_aligned(object)) return packed(array);
@@ -227,7 +281,7 @@ py::array new_array(const char* op, const py::dtype& dtype, const Shape& shape,
 
 void Output::take(const char* op, py::handle out, DType dtype, const Shape& shape) {
   DType out_dtype;
-  require_array(op, "out", out, &out_dtype);
+  require_array(op, "out", out, &out_dtype, kFloats | dtypes(dtype));
   if (out_dtype != dtype) {
     throw DTypeError(std::string(op) + ": out must be " + dtype_name(dtype) + ", got " +
                      dtype_name(out_dtype));
