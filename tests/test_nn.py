@@ -312,12 +312,13 @@ def test_arguments_of_layers_are_checked():
         (lambda: nn.Conv2d(3, 4, 3, stride=2, padding="same"), "stride 1"),
         (lambda: nn.Conv2d(3, 4, 3, padding_mode="reflect"), "zeros"),
         (lambda: nn.MaxPool2d(0), "kernel_size.*0"),
-        (lambda: nn.AvgPool2d(2, ceil_mode=True), "ceil_mode"),
         (lambda: nn.Dropout(1.5), "p must be in"),
         (lambda: nn.GELU("erf"), "approximate"),
         (lambda: nn.MSELoss(reduction="average"), "reduction"),
         (lambda: F.mse_loss(hl.ones(2), hl.ones(2), reduction="average"), "reduction"),
-        (lambda: F.max_pool2d(hl.ones((1, 1, 4, 4)), 2, dilation=2), "dilation"),
+        (lambda: F.max_pool2d(hl.ones((1, 1, 4, 4)), 2, dilation=0), "dilation"),
+        (lambda: nn.ConvTranspose2d(3, 4, 3, padding="same"), "numbers"),
+        (lambda: nn.Conv3d(3, 4, (3, 3)), "three"),
         (lambda: F.gelu(hl.ones(1), "erf"), "approximate"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -126,6 +126,164 @@ def test_avg_pool(layout, geometry, include, level, dtype, rng):
         assert_close(nchw(dx, layout), expected, 25)
 
 
+# sizes, kernel, stride, padding, dilation, ceil_mode
+WIDER = (
+    ((6, 7), (2, 3), (2, 2), (0, 0), (2, 1), False),
+    ((9, 8), (3, 2), (1, 2), (2, 1), (2, 3), False),
+    ((6, 7), (2, 2), (2, 2), (0, 0), (1, 1), True),
+    ((7, 6), (3, 3), (2, 2), (1, 1), (1, 1), True),
+    ((5, 5), (2, 2), (3, 4), (1, 1), (1, 1), True),
+    ((5, 8), (3, 2), (2, 3), (1, 0), (2, 2), True),
+    ((1, 2), (2, 3), (2, 2), (0, 1), (1, 1), True),
+)
+
+
+def window_pixels(size, kernel, stride, padding, dilation, ceil_mode):
+    """For each window along one axis: its taps inside as (tap, pixel), and its size with padding
+    that counts."""
+    span = size + 2 * padding - dilation * (kernel - 1) - 1
+    out = (-(-span // stride) if ceil_mode else span // stride) + 1
+    if ceil_mode and (out - 1) * stride >= size + padding:
+        out -= 1
+    found = []
+    for o in range(out):
+        start = o * stride - padding
+        taps = [(t, start + t * dilation) for t in range(kernel)]
+        inside = [(t, i) for t, i in taps if 0 <= i < size]
+        found.append((inside, min(start + kernel, size + padding) - start))
+    return found
+
+
+def adaptive_pixels(size, out):
+    windows = [(o * size // out, -(-(o + 1) * size // out)) for o in range(out)]
+    return [([(i - a, i) for i in range(a, b)], b - a) for a, b in windows]
+
+
+def reference_by_windows(x, rows, columns, width, include=True):
+    """Maxima with their taps, means, and the pixels of every window, window by window."""
+    shape = (*x.shape[:2], len(rows), len(columns))
+    maxima, taps, means = np.empty(shape), np.zeros(shape, int), np.empty(shape)
+    for i, (inside_h, count_h) in enumerate(rows):
+        for j, (inside_w, count_w) in enumerate(columns):
+            at = [(th * width + tw, h, w) for th, h in inside_h for tw, w in inside_w]
+            values = np.stack([x[:, :, h, w] for _, h, w in at], -1).astype(np.float64)
+            maxima[:, :, i, j] = values.max(-1)
+            taps[:, :, i, j] = np.array([tap for tap, _, _ in at])[values.argmax(-1)]
+            count = count_h * count_w if include else len(at)
+            means[:, :, i, j] = values.sum(-1) / count
+    return maxima, taps, means
+
+
+def spread_by_windows(dy, taps, x_shape, rows, columns, width, include=True):
+    """The gradients of both, window by window."""
+    maximum, mean = np.zeros(x_shape), np.zeros(x_shape)
+    for i, (inside_h, count_h) in enumerate(rows):
+        for j, (inside_w, count_w) in enumerate(columns):
+            count = count_h * count_w if include else len(inside_h) * len(inside_w)
+            for th, h in inside_h:
+                for tw, w in inside_w:
+                    hit = taps[:, :, i, j] == th * width + tw
+                    maximum[:, :, h, w] += np.where(hit, dy[:, :, i, j], 0)
+                    mean[:, :, h, w] += dy[:, :, i, j] / count
+    return maximum, mean
+
+
+@pytest.mark.parametrize("memory", ["NCHW", "channels-last"])
+@pytest.mark.parametrize("geometry", WIDER, ids=str)
+def test_dilation_and_ceil_mode(geometry, memory, level, dtype, rng):
+    sizes, kernel, stride, padding, dilation, ceil_mode = geometry
+    axes = list(zip(sizes, kernel, stride, padding, dilation))
+    rows, columns = (window_pixels(*axis, ceil_mode) for axis in axes)
+    options = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+    for channels in (1, 5, 16, 33):
+        x = rng.integers(-9, 9, (2, channels, *sizes)).astype(dtype)
+        if memory != "NCHW":
+            x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+        maxima, taps, _ = reference_by_windows(x, rows, columns, kernel[1])
+        y, indices = kernels.max_pool2d(
+            x, kernel, dilation=dilation, return_indices=True, **options
+        )
+        assert_same(y, maxima.astype(dtype))
+        assert_same(indices, taps.astype(np.uint8))
+        dy = rng.integers(-9, 9, y.shape).astype(dtype)
+        expected, _ = spread_by_windows(dy, taps, x.shape, rows, columns, kernel[1])
+        dx = kernels.max_pool2d_backward(
+            dy, indices, x.shape, kernel_size=kernel, dilation=dilation, **options
+        )
+        assert_same(dx, expected.astype(dtype) + dtype(0))
+        if dilation != (1, 1):
+            continue
+        for include in (True, False):
+            both = {**options, "count_include_pad": include}
+            means = reference_by_windows(x, rows, columns, kernel[1], include)[2]
+            assert_close(kernels.avg_pool2d(x, kernel, **both), means, 25)
+            expected = spread_by_windows(dy, taps, x.shape, rows, columns, kernel[1], include)[1]
+            dx = kernels.avg_pool2d_backward(dy, x.shape, kernel_size=kernel, **both)
+            assert_close(dx, expected, 25)
+
+
+@pytest.mark.parametrize("output", [1, (2, 3), (7, 5), (9, 4), (6, 12)], ids=str)
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_adaptive_pools(layout, output, level, dtype, rng):
+    sizes = (7, 5)
+    out = (output, output) if isinstance(output, int) else output
+    rows, columns = (adaptive_pixels(n, k) for n, k in zip(sizes, out))
+    width = max(len(inside) for inside, _ in columns)
+    for channels in (1, 4, 19):
+        x = rng.integers(-9, 9, (2, channels, *sizes)).astype(dtype)
+        maxima, taps, means = reference_by_windows(x, rows, columns, width)
+        held = named(x, layout)
+        y, indices = kernels.adaptive_max_pool2d(held, output, layout=layout, return_indices=True)
+        assert_same(nchw(y, layout), maxima.astype(dtype))
+        assert_same(nchw(indices, layout), taps.astype(np.uint8))
+        assert_same(kernels.adaptive_max_pool2d(held, output, layout=layout), y)
+        average = kernels.adaptive_avg_pool2d(held, output, layout=layout)
+        assert_close(nchw(average, layout), means, 35)
+        dy = rng.integers(-9, 9, maxima.shape).astype(dtype)
+        maximum, mean = spread_by_windows(dy, taps, x.shape, rows, columns, width)
+        how = {"output_size": output, "layout": layout}
+        dx = kernels.adaptive_max_pool2d_backward(named(dy, layout), indices, held.shape, **how)
+        assert_same(nchw(dx, layout), maximum.astype(dtype) + dtype(0))
+        dx = kernels.adaptive_avg_pool2d_backward(named(dy, layout), held.shape, **how)
+        assert_close(nchw(dx, layout), mean, 35)
+
+
+def test_random_windows_in_any_memory_order(level, rng):
+    for _ in range(25):
+        kernel, stride, dilation = (tuple(int(v) for v in rng.integers(1, 4, 2)) for _ in "ksd")
+        reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
+        padding = tuple(int(rng.integers(0, r // 2 + 1)) for r in reach)
+        sizes = tuple(int(r + v) for r, v in zip(reach, rng.integers(0, 20, 2)))
+        ceil_mode = bool(rng.integers(2))
+        dtype = rng.choice([np.float32, np.float64])
+        axes = list(zip(sizes, kernel, stride, padding, dilation))
+        rows, columns = (window_pixels(*axis, ceil_mode) for axis in axes)
+        if not all(inside for inside, _ in [*rows, *columns]):
+            continue  # a window whose taps all lie on padding
+        x = rng.standard_normal((2, int(rng.integers(1, 40)), *sizes)).astype(dtype)
+        x = with_layout(x, str(rng.choice(LAYOUTS)))
+        maxima, taps, _ = reference_by_windows(x, rows, columns, kernel[1])
+        how = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+        y, indices = kernels.max_pool2d(x, kernel, return_indices=True, **how)
+        assert_same(y, maxima.astype(dtype))
+        assert_same(indices, taps.astype(np.uint8))
+        dy = with_layout(rng.standard_normal(y.shape).astype(dtype), str(rng.choice(LAYOUTS)))
+        expected, _ = spread_by_windows(dy, taps, x.shape, rows, columns, kernel[1])
+        dx = kernels.max_pool2d_backward(dy, indices, x.shape, kernel_size=kernel, **how)
+        assert_close(dx, expected, 9)
+
+
+def test_windows_that_see_only_padding(level):
+    x = np.ones((1, 2, 1, 1), np.float32)
+    y, taps = kernels.max_pool2d(x, 2, stride=1, padding=2, dilation=3, return_indices=True)
+    assert y.shape == (1, 2, 2, 2)
+    assert np.isneginf(y[0, 0]).any()
+    dx = kernels.max_pool2d_backward(
+        np.ones_like(y), taps, x.shape, kernel_size=2, stride=1, padding=2, dilation=3
+    )
+    assert (dx == (y > 0).sum() / 2).all()
+
+
 @pytest.mark.parametrize("memory", LAYOUTS)
 def test_memory_layouts(memory, level, dtype, rng):
     x = rng.standard_normal((2, 18, 6, 5)).astype(dtype)
@@ -201,6 +359,7 @@ def test_same_bits_for_any_number_of_threads(rng):
         lambda: kernels.max_pool2d_backward(dy, indices, x.shape, kernel_size=3, **options)
     )
     assert_same_bits(lambda: kernels.avg_pool2d(x, 3, **options))
+    assert_same_bits(lambda: kernels.adaptive_avg_pool2d(x, (5, 6)))
     assert_same_bits(lambda: kernels.avg_pool2d_backward(dy, x.shape, kernel_size=3, **options))
 
 

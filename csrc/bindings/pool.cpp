@@ -1,14 +1,18 @@
 // Pooling: infers the output's size, checks, allocates channels-last results.
 #include "kernels/pool.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "bindings/array.h"
 #include "bindings/params.h"
+#include "core/threads.h"
 
 namespace hotloop {
 
 namespace {
 
-constexpr std::int64_t kGrainTaps = 65536;  // elements read in about 10 microseconds
+constexpr double kGrainTaps = 65536;  // elements read in about 10 microseconds
 
 // Where n, h, w, c are among the caller's axes.
 struct ImageAxes {
@@ -18,33 +22,120 @@ ImageAxes axes_of(Layout layout) {
   return layout == Layout::nchw ? ImageAxes{0, 2, 3, 1} : ImageAxes{0, 1, 2, 3};
 }
 
+// The tables of one axis (kernels/pool.h), in one piece of memory.
+struct AxisTables {
+  std::vector<std::int64_t> values;
+  PoolAxis axis{};
+
+  AxisTables() = default;
+  AxisTables(std::int64_t size, std::int64_t out, std::int64_t kernel, std::int64_t dilation)
+      : values(static_cast<std::size_t>(4 * out + 2 * size)) {
+    std::int64_t* at = values.data();
+    axis = {size,     out,          kernel,       dilation,     at,
+            at + out, at + 2 * out, at + 3 * out, at + 4 * out, at + 4 * out + size};
+  }
+  std::int64_t* table(const std::int64_t* of) { return values.data() + (of - values.data()); }
+
+  // Window o begins at start and has `taps` taps, some of them perhaps outside.
+  void set(std::int64_t o, std::int64_t start, std::int64_t taps, std::int64_t count) {
+    const std::int64_t step = axis.dilation;
+    const std::int64_t first = start < 0 ? (-start + step - 1) / step : 0;
+    const std::int64_t inside =
+        start < axis.size ? (axis.size - start + step - 1) / step : std::int64_t{0};
+    table(axis.start)[o] = start;
+    table(axis.first_tap)[o] = std::min(first, taps);
+    table(axis.last_tap)[o] = std::min(inside, taps);
+    table(axis.count)[o] = count;
+  }
+  // For backward passes, when all windows are set; their first and last taps never fall. `taps(o)`
+  // is the number of taps of window o.
+  template <class Taps>
+  void find_windows(Taps taps) {
+    std::int64_t first = 0, last = 0;
+    for (std::int64_t i = 0; i < axis.size; ++i) {
+      while (first < axis.out && axis.start[first] + (taps(first) - 1) * axis.dilation < i) ++first;
+      while (last < axis.out && axis.start[last] <= i) ++last;
+      table(axis.first_window)[i] = first;
+      table(axis.last_window)[i] = std::max(first, last);
+    }
+  }
+};
+
 struct Problem {
   const char* op;
   ImageAxes axes;
   Shape x_shape, y_shape;  // as the caller names the axes
+  AxisTables h, w;
   PoolArgs args{};
 };
 
-std::int64_t out_size(const char* op, const char* axis, std::int64_t size, std::int64_t kernel,
-                      std::int64_t stride, std::int64_t padding) {
+// The window along one axis, as the caller asks for it.
+struct Window {
+  std::int64_t kernel, stride, padding, dilation;
+  bool ceil_mode;
+};
+
+std::int64_t out_size(const char* op, const char* axis, std::int64_t size, const Window& window) {
+  const std::int64_t kernel = window.dilation * (window.kernel - 1) + 1;
+  const std::int64_t padding = window.padding;
   if (2 * padding > kernel) {
     throw ShapeError(std::string(op) + ": padding must be at most half the kernel, got padding " +
                      std::to_string(padding) + " for kernel " + std::to_string(kernel) + " along " +
                      axis + "; a window must touch the image");
   }
   const std::int64_t padded = size + 2 * padding;
-  if (padded < kernel) {
+  if (padded < kernel && !(window.ceil_mode && padded + window.stride > kernel)) {
     throw ShapeError(std::string(op) + ": the kernel must fit the padded image, got kernel " +
                      std::to_string(kernel) + " for size " + std::to_string(size) +
                      " with padding " + std::to_string(padding) + " along " + axis +
                      "; use a smaller kernel");
   }
-  return (padded - kernel) / stride + 1;
+  if (padded < kernel) return 1;
+  if (!window.ceil_mode) return (padded - kernel) / window.stride + 1;
+  const std::int64_t out = (padded - kernel + window.stride - 1) / window.stride + 1;
+  // The last window must begin inside the image or its padding on the left.
+  return (out - 1) * window.stride >= size + padding ? out - 1 : out;
 }
 
-Problem make_problem(const char* op, const char* name, const Shape& x_shape, py::handle kernel_size,
-                     py::handle stride, py::handle padding, py::handle layout_object) {
-  Problem problem{op, {}, x_shape, {}, {}};
+AxisTables window_tables(const char* op, const char* name, std::int64_t size, const Window& window,
+                         bool count_include_pad, bool backward) {
+  AxisTables tables(size, out_size(op, name, size, window), window.kernel, window.dilation);
+  for (std::int64_t o = 0; o < tables.axis.out; ++o) {
+    const std::int64_t start = o * window.stride - window.padding;
+    // Zeros of the padding count, what a window has beyond them does not.
+    std::int64_t count = std::min(start + window.kernel, size + window.padding) - start;
+    tables.set(o, start, window.kernel, count);
+    if (!count_include_pad) {
+      count = std::max<std::int64_t>(tables.axis.last_tap[o] - tables.axis.first_tap[o], 1);
+      tables.table(tables.axis.count)[o] = count;
+    }
+  }
+  if (backward) tables.find_windows([&](std::int64_t) { return window.kernel; });
+  return tables;
+}
+
+// Window o covers the pixels [floor(o * size / out), ceil((o + 1) * size / out)).
+AxisTables adaptive_tables(std::int64_t size, std::int64_t out, bool backward) {
+  const auto start = [&](std::int64_t o) { return o / out * size + o % out * size / out; };
+  const auto taps = [&](std::int64_t o) { return ((o + 1) * size + out - 1) / out - start(o); };
+  std::int64_t most = 1;
+  for (std::int64_t o = 0; o < out; ++o) most = std::max(most, taps(o));
+  AxisTables tables(size, out, most, 1);
+  for (std::int64_t o = 0; o < out; ++o) tables.set(o, start(o), taps(o), taps(o));
+  if (backward) tables.find_windows(taps);
+  return tables;
+}
+
+bool is_uniform(const PoolAxis& axis) {
+  for (std::int64_t o = 1; o < axis.out; ++o) {
+    if (axis.count[o] != axis.count[0]) return false;
+  }
+  return true;
+}
+
+Problem begin_problem(const char* op, const char* name, const Shape& x_shape,
+                      py::handle layout_object) {
+  Problem problem{op, {}, x_shape, {}, {}, {}, {}};
   const Layout layout = parse_layout(op, layout_object);
   problem.axes = axes_of(layout);
   const char* axis_names = layout == Layout::nchw ? "(n, c, h, w)" : "(n, h, w, c)";
@@ -60,31 +151,62 @@ Problem make_problem(const char* op, const char* name, const Shape& x_shape, py:
     }
   }
   checked_product(op, x_shape.data(), 4, 8);
-  const Pair kernel = parse_pair(op, "kernel_size", kernel_size, 1);
-  const Pair step = given(stride) ? parse_pair(op, "stride", stride, 1) : kernel;
-  const Pair pad = parse_pair(op, "padding", padding, 0);
+  problem.args.n = x_shape[problem.axes.n];
+  problem.args.c = x_shape[problem.axes.c];
+  return problem;
+}
+
+// Takes the tables into the arguments.
+void finish_problem(Problem& problem) {
   PoolArgs& args = problem.args;
-  args.n = x_shape[problem.axes.n];
-  args.c = x_shape[problem.axes.c];
-  args.h = x_shape[problem.axes.h];
-  args.w = x_shape[problem.axes.w];
-  args.kernel_h = kernel.h;
-  args.kernel_w = kernel.w;
-  args.stride_h = step.h;
-  args.stride_w = step.w;
-  args.padding_h = pad.h;
-  args.padding_w = pad.w;
-  if (kernel.h * kernel.w > (std::int64_t{1} << 31) - 1) {
-    throw ShapeError(std::string(op) + ": kernel_size must have less than 2**31 taps, got (" +
-                     std::to_string(kernel.h) + ", " + std::to_string(kernel.w) + ")");
+  args.h = problem.h.axis;
+  args.w = problem.w.axis;
+  args.one_count = is_uniform(args.h) && is_uniform(args.w);
+  const std::int64_t most = (std::int64_t{1} << 31) - 1;
+  if (args.h.kernel > most / args.w.kernel) {
+    throw ShapeError(std::string(problem.op) + ": kernel_size must have less than 2**31 taps, got" +
+                     " (" + std::to_string(args.h.kernel) + ", " + std::to_string(args.w.kernel) +
+                     ")");
   }
-  const std::int64_t taps = kernel.h * kernel.w;
+  const std::int64_t taps = args.h.kernel * args.w.kernel;
   args.tap_bytes = taps <= 256 ? 1 : taps <= 65536 ? 2 : 4;
-  args.out_h = out_size(op, "h", args.h, kernel.h, step.h, pad.h);
-  args.out_w = out_size(op, "w", args.w, kernel.w, step.w, pad.w);
-  problem.y_shape = x_shape;
-  problem.y_shape[problem.axes.h] = args.out_h;
-  problem.y_shape[problem.axes.w] = args.out_w;
+  problem.y_shape = problem.x_shape;
+  problem.y_shape[problem.axes.h] = args.h.out;
+  problem.y_shape[problem.axes.w] = args.w.out;
+}
+
+// What the caller says of the windows.
+struct Windows {
+  py::handle kernel_size, stride, padding;
+  py::handle dilation = py::handle();
+  bool ceil_mode = false, count_include_pad = true;
+};
+
+Problem make_problem(const char* op, const char* name, const Shape& x_shape, const Windows& how,
+                     py::handle layout, bool backward) {
+  Problem problem = begin_problem(op, name, x_shape, layout);
+  const Pair kernel = parse_pair(op, "kernel_size", how.kernel_size, 1);
+  const Pair step = given(how.stride) ? parse_pair(op, "stride", how.stride, 1) : kernel;
+  const Pair pad = parse_pair(op, "padding", how.padding, 0);
+  const Pair apart = how.dilation ? parse_pair(op, "dilation", how.dilation, 1) : Pair{1, 1};
+  const Window h{kernel.h, step.h, pad.h, apart.h, how.ceil_mode};
+  const Window w{kernel.w, step.w, pad.w, apart.w, how.ceil_mode};
+  const bool include = how.count_include_pad;
+  problem.h = window_tables(op, "h", x_shape[problem.axes.h], h, include, backward);
+  problem.w = window_tables(op, "w", x_shape[problem.axes.w], w, include, backward);
+  finish_problem(problem);
+  return problem;
+}
+
+Problem make_adaptive(const char* op, const char* name, const Shape& x_shape, py::handle output,
+                      py::handle layout, bool backward) {
+  Problem problem = begin_problem(op, name, x_shape, layout);
+  const Pair size = parse_pair(op, "output_size", output, 1);
+  const std::int64_t out_sizes[] = {size.h, size.w, problem.args.n, problem.args.c};
+  checked_product(op, out_sizes, 4, 64);
+  problem.h = adaptive_tables(x_shape[problem.axes.h], size.h, backward);
+  problem.w = adaptive_tables(x_shape[problem.axes.w], size.w, backward);
+  finish_problem(problem);
   return problem;
 }
 
@@ -126,52 +248,85 @@ Array tap_array(py::array owner) {
   return array;
 }
 
-Split split_of(const PoolArgs& args, bool backward, bool fresh) {
-  const std::int64_t rows = args.n * (backward ? args.h : args.out_h);
-  const std::int64_t covered =
-      backward ? args.w * ((args.kernel_h + args.stride_h - 1) / args.stride_h) *
-                     ((args.kernel_w + args.stride_w - 1) / args.stride_w)
-               : args.out_w * args.kernel_h * args.kernel_w;
-  const std::int64_t per_row = covered * args.c;
-  return {.units = rows,
-          .grain = per_row >= kGrainTaps ? 1 : kGrainTaps / per_row,
-          .interruptible = fresh};
+constexpr std::int64_t kBorderBytes = 256 << 10;
+
+// Splits the rows of the result over the threads and starts the kernel.
+void run_pool(Kernel<PoolArgs> kernel, PoolArgs args, bool backward, bool fresh) {
+  const PoolAxis &h = args.h, &w = args.w;
+  const std::int64_t rows = backward ? h.size : h.out;
+  // Elements read for a row: as many as its windows have taps.
+  const double taps = static_cast<double>(h.kernel) * static_cast<double>(w.kernel);
+  const double pixels = taps * static_cast<double>(w.out) * static_cast<double>(h.out) /
+                            static_cast<double>(std::max(h.size, h.out)) +
+                        static_cast<double>(std::max(w.size, w.out));
+  const double per_row = pixels * static_cast<double>(args.c);
+  Split split{.units = args.n * rows,
+              .grain = std::max<std::int64_t>(1, static_cast<std::int64_t>(kGrainTaps / per_row)),
+              .interruptible = fresh};
+  if (args.source_strides.c == 1) {
+    run(kernel, args, split);
+    return;
+  }
+  // As many rows as fit the border, as long as every thread gets some.
+  const std::int64_t row_bytes = (backward ? w.out : w.size) * kPoolChannelBytes;
+  const std::int64_t reach = (h.kernel - 1) * h.dilation + 1;
+  std::int64_t step = 1, needed = 0;
+  for (std::int64_t band = 1; band <= rows; band *= 2) {
+    std::int64_t largest = 0;
+    for (std::int64_t first = 0; first < rows; ++first) {
+      const std::int64_t last = std::min(first + band, rows) - 1;
+      const std::int64_t read = backward ? h.last_window[last] - h.first_window[first]
+                                         : std::min(h.start[last] - h.start[first] + reach, h.size);
+      largest = std::max(largest, read);
+    }
+    if (band > 1 && largest * row_bytes > kBorderBytes) break;
+    step = band, needed = largest;
+  }
+  args.band = step;
+  const bool parallel = is_parallel(split);
+  const int threads = parallel ? num_threads() : 1;
+  const std::int64_t sizes[] = {std::max<std::int64_t>(needed, 1), row_bytes};
+  args.border_stride = checked_product("pool", sizes, 2, 2 * threads) + kPoolChannelBytes;
+  const Scratch border(static_cast<std::size_t>(args.border_stride * threads));
+  args.border = border.as<char>();
+  args.thread = thread_index;
+  split.max_threads = threads;
+  split.grain = std::max(split.grain, std::min(step, split.units));
+  run(kernel, args, split);
 }
 
-py::object max_pool2d(py::handle x_object, py::handle kernel_size, py::handle stride,
-                      py::handle padding, py::handle layout, bool return_indices,
-                      py::handle out_object) {
-  const char* op = "max_pool2d";
-  const Array x = input(op, "x", x_object);
-  Problem problem = make_problem(op, "x", x.shape_vector(), kernel_size, stride, padding, layout);
-  const Shape strides = channels_last(problem.axes, problem.y_shape);
-  Output out(op, out_object, x.dtype, problem.y_shape, strides);
-  no_overlap(op, out, "x", x);
+// Arrays into the arguments.
+void set_arrays(Problem& problem, const Array& source, const Output& out) {
   PoolArgs& args = problem.args;
-  args.dtype = x.dtype;
-  args.source = x.data;
-  args.source_strides = strides_of(problem, x);
+  args.dtype = source.dtype;
+  args.source = source.data;
+  args.source_strides = strides_of(problem, source);
   args.result = out.data;
   args.result_strides = strides_of(problem, out.array);
+}
+
+py::object max_forward(Problem& problem, const Array& x, bool return_indices,
+                       py::handle out_object) {
+  const Shape strides = channels_last(problem.axes, problem.y_shape);
+  Output out(problem.op, out_object, x.dtype, problem.y_shape, strides);
+  no_overlap(problem.op, out, "x", x);
+  set_arrays(problem, x, out);
+  PoolArgs& args = problem.args;
   py::object indices = py::none();
   if (return_indices) {
-    const Array taps = tap_array(new_array(op, tap_dtype(args), problem.y_shape, strides));
+    const Array taps = tap_array(new_array(problem.op, tap_dtype(args), problem.y_shape, strides));
     args.taps = taps.data;
     args.tap_strides = strides_of(problem, taps);
     indices = taps.owner;
   }
-  run(max_pool_kernel(), args, split_of(args, false, out.is_fresh));
+  run_pool(max_pool_kernel(), args, false, out.is_fresh);
   if (!return_indices) return out.finish();
   return py::make_tuple(out.finish(), indices);
 }
 
-py::object max_pool2d_backward(py::handle dy_object, py::handle indices, py::handle x_shape,
-                               py::handle kernel_size, py::handle stride, py::handle padding,
-                               py::handle layout, py::handle out_object) {
-  const char* op = "max_pool2d_backward";
-  const Array dy = input(op, "dy", dy_object);
-  Problem problem = make_problem(op, "x_shape", parse_shape(op, "x_shape", x_shape), kernel_size,
-                                 stride, padding, layout);
+py::object max_backward(Problem& problem, const Array& dy, py::handle indices,
+                        py::handle out_object) {
+  const char* op = problem.op;
   PoolArgs& args = problem.args;
   require_shape(op, "dy", dy, problem.y_shape);
   if (!py::isinstance<py::array>(indices) ||
@@ -180,9 +335,9 @@ py::object max_pool2d_backward(py::handle dy_object, py::handle indices, py::han
         py::isinstance<py::array>(indices)
             ? py::str(py::reinterpret_borrow<py::array>(indices).dtype()).cast<std::string>()
             : type_text(indices);
-    throw DTypeError(std::string(op) + ": indices must be the " +
-                     py::str(tap_dtype(args)).cast<std::string>() + " taps of max_pool2d(..., " +
-                     "return_indices=True) with the same kernel_size, got " + got);
+    throw DTypeError(
+        std::string(op) + ": indices must be the " + py::str(tap_dtype(args)).cast<std::string>() +
+        " taps of the forward call with return_indices=True and the same windows, " + "got " + got);
   }
   Array taps = tap_array(py::reinterpret_borrow<py::array>(indices));
   require_shape(op, "indices", taps, problem.y_shape);
@@ -198,57 +353,109 @@ py::object max_pool2d_backward(py::handle dy_object, py::handle indices, py::han
              channels_last(problem.axes, problem.x_shape));
   no_overlap(op, out, "dy", dy);
   no_overlap(op, out, "indices", given_taps);
-  args.dtype = dy.dtype;
-  args.source = dy.data;
-  args.source_strides = strides_of(problem, dy);
-  args.result = out.data;
-  args.result_strides = strides_of(problem, out.array);
+  set_arrays(problem, dy, out);
   args.taps = taps.data;
   args.tap_strides = strides_of(problem, taps);
-  run(max_pool_backward_kernel(), args, split_of(args, true, out.is_fresh));
+  run_pool(max_pool_backward_kernel(), args, true, out.is_fresh);
   return out.finish();
+}
+
+py::object avg_forward(Problem& problem, const Array& x, py::handle out_object) {
+  Output out(problem.op, out_object, x.dtype, problem.y_shape,
+             channels_last(problem.axes, problem.y_shape));
+  no_overlap(problem.op, out, "x", x);
+  set_arrays(problem, x, out);
+  run_pool(avg_pool_kernel(), problem.args, false, out.is_fresh);
+  return out.finish();
+}
+
+py::object avg_backward(Problem& problem, const Array& dy, py::handle out_object) {
+  require_shape(problem.op, "dy", dy, problem.y_shape);
+  Output out(problem.op, out_object, dy.dtype, problem.x_shape,
+             channels_last(problem.axes, problem.x_shape));
+  no_overlap(problem.op, out, "dy", dy);
+  set_arrays(problem, dy, out);
+  run_pool(avg_pool_backward_kernel(), problem.args, true, out.is_fresh);
+  return out.finish();
+}
+
+py::object max_pool2d(py::handle x_object, py::handle kernel_size, py::handle stride,
+                      py::handle padding, py::handle dilation, bool ceil_mode, py::handle layout,
+                      bool return_indices, py::handle out) {
+  const char* op = "max_pool2d";
+  const Array x = input(op, "x", x_object);
+  Problem problem =
+      make_problem(op, "x", x.shape_vector(), {kernel_size, stride, padding, dilation, ceil_mode},
+                   layout, false);
+  return max_forward(problem, x, return_indices, out);
+}
+
+py::object max_pool2d_backward(py::handle dy_object, py::handle indices, py::handle x_shape,
+                               py::handle kernel_size, py::handle stride, py::handle padding,
+                               py::handle dilation, bool ceil_mode, py::handle layout,
+                               py::handle out) {
+  const char* op = "max_pool2d_backward";
+  const Array dy = input(op, "dy", dy_object);
+  Problem problem = make_problem(op, "x_shape", parse_shape(op, "x_shape", x_shape),
+                                 {kernel_size, stride, padding, dilation, ceil_mode}, layout, true);
+  return max_backward(problem, dy, indices, out);
 }
 
 py::object avg_pool2d(py::handle x_object, py::handle kernel_size, py::handle stride,
-                      py::handle padding, bool count_include_pad, py::handle layout,
-                      py::handle out_object) {
+                      py::handle padding, bool ceil_mode, bool count_include_pad, py::handle layout,
+                      py::handle out) {
   const char* op = "avg_pool2d";
   const Array x = input(op, "x", x_object);
-  Problem problem = make_problem(op, "x", x.shape_vector(), kernel_size, stride, padding, layout);
-  Output out(op, out_object, x.dtype, problem.y_shape,
-             channels_last(problem.axes, problem.y_shape));
-  no_overlap(op, out, "x", x);
-  PoolArgs& args = problem.args;
-  args.dtype = x.dtype;
-  args.count_include_pad = count_include_pad;
-  args.source = x.data;
-  args.source_strides = strides_of(problem, x);
-  args.result = out.data;
-  args.result_strides = strides_of(problem, out.array);
-  run(avg_pool_kernel(), args, split_of(args, false, out.is_fresh));
-  return out.finish();
+  Problem problem =
+      make_problem(op, "x", x.shape_vector(),
+                   {kernel_size, stride, padding, {}, ceil_mode, count_include_pad}, layout, false);
+  return avg_forward(problem, x, out);
 }
 
 py::object avg_pool2d_backward(py::handle dy_object, py::handle x_shape, py::handle kernel_size,
-                               py::handle stride, py::handle padding, bool count_include_pad,
-                               py::handle layout, py::handle out_object) {
+                               py::handle stride, py::handle padding, bool ceil_mode,
+                               bool count_include_pad, py::handle layout, py::handle out) {
   const char* op = "avg_pool2d_backward";
   const Array dy = input(op, "dy", dy_object);
-  Problem problem = make_problem(op, "x_shape", parse_shape(op, "x_shape", x_shape), kernel_size,
-                                 stride, padding, layout);
-  PoolArgs& args = problem.args;
-  require_shape(op, "dy", dy, problem.y_shape);
-  Output out(op, out_object, dy.dtype, problem.x_shape,
-             channels_last(problem.axes, problem.x_shape));
-  no_overlap(op, out, "dy", dy);
-  args.dtype = dy.dtype;
-  args.count_include_pad = count_include_pad;
-  args.source = dy.data;
-  args.source_strides = strides_of(problem, dy);
-  args.result = out.data;
-  args.result_strides = strides_of(problem, out.array);
-  run(avg_pool_backward_kernel(), args, split_of(args, true, out.is_fresh));
-  return out.finish();
+  Problem problem =
+      make_problem(op, "x_shape", parse_shape(op, "x_shape", x_shape),
+                   {kernel_size, stride, padding, {}, ceil_mode, count_include_pad}, layout, true);
+  return avg_backward(problem, dy, out);
+}
+
+py::object adaptive_max_pool2d(py::handle x_object, py::handle output_size, py::handle layout,
+                               bool return_indices, py::handle out) {
+  const char* op = "adaptive_max_pool2d";
+  const Array x = input(op, "x", x_object);
+  Problem problem = make_adaptive(op, "x", x.shape_vector(), output_size, layout, false);
+  return max_forward(problem, x, return_indices, out);
+}
+
+py::object adaptive_max_pool2d_backward(py::handle dy_object, py::handle indices,
+                                        py::handle x_shape, py::handle output_size,
+                                        py::handle layout, py::handle out) {
+  const char* op = "adaptive_max_pool2d_backward";
+  const Array dy = input(op, "dy", dy_object);
+  Problem problem =
+      make_adaptive(op, "x_shape", parse_shape(op, "x_shape", x_shape), output_size, layout, true);
+  return max_backward(problem, dy, indices, out);
+}
+
+py::object adaptive_avg_pool2d(py::handle x_object, py::handle output_size, py::handle layout,
+                               py::handle out) {
+  const char* op = "adaptive_avg_pool2d";
+  const Array x = input(op, "x", x_object);
+  Problem problem = make_adaptive(op, "x", x.shape_vector(), output_size, layout, false);
+  return avg_forward(problem, x, out);
+}
+
+py::object adaptive_avg_pool2d_backward(py::handle dy_object, py::handle x_shape,
+                                        py::handle output_size, py::handle layout, py::handle out) {
+  const char* op = "adaptive_avg_pool2d_backward";
+  const Array dy = input(op, "dy", dy_object);
+  Problem problem =
+      make_adaptive(op, "x_shape", parse_shape(op, "x_shape", x_shape), output_size, layout, true);
+  return avg_backward(problem, dy, out);
 }
 
 }  // namespace
@@ -258,6 +465,10 @@ void bind_pool(py::module_& module) {
   module.def("max_pool2d_backward", max_pool2d_backward);
   module.def("avg_pool2d", avg_pool2d);
   module.def("avg_pool2d_backward", avg_pool2d_backward);
+  module.def("adaptive_max_pool2d", adaptive_max_pool2d);
+  module.def("adaptive_max_pool2d_backward", adaptive_max_pool2d_backward);
+  module.def("adaptive_avg_pool2d", adaptive_avg_pool2d);
+  module.def("adaptive_avg_pool2d_backward", adaptive_avg_pool2d_backward);
 }
 
 }  // namespace hotloop

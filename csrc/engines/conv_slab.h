@@ -1,7 +1,7 @@
 // Slabs: the part of the images that one unit of a convolution reads. See kernels/conv.h.
 #pragma once
 
-#include "engines/transpose.h"
+#include "engines/pixels.h"
 #include "kernels/conv.h"
 #include "simd/simd.h"
 
@@ -10,81 +10,23 @@ namespace {
 
 // What of a slab exists: the last one of an image, or of all images, may be short.
 struct SlabPart {
-  std::int64_t image, images, row, rows, pixels;
+  std::int64_t image, images, plane, row, rows, pixels;
 };
 
 inline SlabPart slab_part(const ConvSlab& slab, std::int64_t index) {
   SlabPart part;
   part.image = index / slab.per_image * slab.images;
-  part.row = index % slab.per_image * slab.rows;
+  part.plane = 0;
   part.images = slab.n - part.image < slab.images ? slab.n - part.image : slab.images;
+  if (slab.out_d > 1) {  // a volume: an image is one of its planes
+    part.plane = part.image % slab.out_d;
+    part.image /= slab.out_d;
+    part.images = 1;
+  }
+  part.row = index % slab.per_image * slab.rows;
   part.rows = slab.out_h - part.row < slab.rows ? slab.out_h - part.row : slab.rows;
   part.pixels = part.images * part.rows * slab.out_w;
   return part;
-}
-
-template <class T>
-inline void fill_zeros(T* to, std::int64_t count) {
-  std::int64_t i = 0;
-  for (; i + simd::Vec<T>::lanes <= count; i += simd::Vec<T>::lanes) {
-    simd::store(to + i, simd::zero<T>());
-  }
-  if (i < count) simd::store_n(to + i, simd::zero<T>(), static_cast<int>(count - i));
-}
-
-template <class T>
-inline void copy_dense(T* to, const T* from, std::int64_t count) {
-  std::int64_t i = 0;
-  for (; i + simd::Vec<T>::lanes <= count; i += simd::Vec<T>::lanes) {
-    simd::store(to + i, simd::load(from + i));
-  }
-  if (i < count) {
-    const int rest = static_cast<int>(count - i);
-    simd::store_n(to + i, simd::load_n(from + i, rest), rest);
-  }
-}
-
-// `pixels` pixels of `channels` channels, to dense channels `to_step` apart.
-template <class T>
-inline void copy_pixels(T* to, std::int64_t to_step, const T* from, std::int64_t stride_w,
-                        std::int64_t stride_c, std::int64_t pixels, std::int64_t channels) {
-  constexpr int kLanes = simd::Vec<T>::lanes;
-  if (stride_c == 1 || channels == 1) {
-    if (stride_w == channels && to_step == channels) {
-      copy_dense(to, from, pixels * channels);
-    } else if (channels == 1) {
-      for (std::int64_t p = 0; p < pixels; ++p) to[p * to_step] = from[p * stride_w];
-    } else {
-      for (std::int64_t p = 0; p < pixels; ++p) {
-        copy_dense(to + p * to_step, from + p * stride_w, channels);
-      }
-    }
-    return;
-  }
-  if (channels < 4) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-      for (std::int64_t p = 0; p < pixels; ++p) {
-        to[p * to_step + c] = from[p * stride_w + c * stride_c];
-      }
-    }
-    return;
-  }
-  for (std::int64_t c = 0; c < channels; c += kLanes) {
-    const int lanes = channels - c < kLanes ? static_cast<int>(channels - c) : kLanes;
-    const T* block = from + c * stride_c;
-    for (std::int64_t p = 0; stride_w == 1 && p < pixels; p += kLanes) {
-      const int some = pixels - p < kLanes ? static_cast<int>(pixels - p) : kLanes;
-      if (some == kLanes && lanes == kLanes) {
-        transpose_block(block + p, stride_c, to + p * to_step + c, to_step);
-      } else {
-        transpose_edge(block + p, stride_c, lanes, some, to + p * to_step + c, to_step, lanes);
-      }
-    }
-    for (std::int64_t p = 0; stride_w != 1 && p < pixels; ++p) {
-      simd::store_n(to + p * to_step + c, simd::load_strided(block + p * stride_w, stride_c, lanes),
-                    lanes);
-    }
-  }
 }
 
 // Copies channels [first, first + channels) of a slab with its border of zeros, channels last.
@@ -101,16 +43,19 @@ inline void fill_slab(const ConvSlab& slab, const SlabPart& part, std::int64_t f
   std::int64_t end = slab.w - slab.left;
   if (end > slab.width) end = slab.width;
   if (begin > end || end <= 0) begin = end = 0;
-  for (std::int64_t image = 0; image < part.images; ++image) {
-    T* row_to = to + image * full_height * row_size;
+  for (std::int64_t index = 0; index < part.images * slab.span_d; ++index) {
+    const std::int64_t image = index / slab.span_d;
+    const std::int64_t plane = part.plane * slab.step_d + slab.front + index % slab.span_d;
+    const bool inside = plane >= 0 && plane < slab.d && begin < end;
+    T* row_to = to + index * full_height * row_size;
     for (std::int64_t row = 0; row < height; ++row, row_to += row_size) {
       const std::int64_t at = top + row;
-      if (at < 0 || at >= slab.h || begin == end) {
+      if (at < 0 || at >= slab.h || !inside) {
         fill_zeros(row_to, row_size);
         continue;
       }
-      const T* from = data + (part.image + image) * slab.stride_n + at * slab.stride_h +
-                      (slab.left + begin) * slab.stride_w;
+      const T* from = data + (part.image + image) * slab.stride_n + plane * slab.stride_d +
+                      at * slab.stride_h + (slab.left + begin) * slab.stride_w;
       fill_zeros(row_to, begin * channels);
       copy_pixels(row_to + begin * channels, channels, from, slab.stride_w, slab.stride_c,
                   end - begin, channels);
@@ -138,6 +83,7 @@ struct PixelWalk {
 template <class T>
 inline const T* slab_in_place(const ConvSlab& slab, const SlabPart& part) {
   return static_cast<const T*>(slab.data) + part.image * slab.stride_n +
+         (part.plane * slab.step_d + slab.front) * slab.stride_d +
          (part.row * slab.step_h + slab.top) * slab.stride_h + slab.left * slab.stride_w;
 }
 

@@ -25,17 +25,17 @@ struct ConvColumns {
 };
 
 // Where the source pixels of some output pixels lie. A slab is the work of one unit: `images` whole
-// images, or `rows` output rows of one. It is read where it lies (direct) or copied into scratch
-// with its padding, channels last.
+// images, or `rows` output rows of one. Each output plane of a volume counts as an image. It is
+// read where it lies (direct) or copied into scratch with its padding, channels last.
 struct ConvSlab {
   const void* data;  // of the images, strides in elements
-  std::int64_t stride_n, stride_h, stride_w, stride_c;
-  std::int64_t n, h, w, channels;
-  std::int64_t out_h, out_w;
+  std::int64_t stride_n, stride_d, stride_h, stride_w, stride_c;
+  std::int64_t n, d, h, w, channels;
+  std::int64_t out_d, out_h, out_w;
   std::int64_t images, rows, per_image, count;  // slabs of an image; slabs in all
-  std::int64_t step_h;                          // source rows per output row
-  std::int64_t top, left;                       // of the slab of output row 0, may be negative
-  std::int64_t span_h;                          // source rows under one output pixel
+  std::int64_t step_d, step_h;                  // source planes, rows per output plane, row
+  std::int64_t front, top, left;                // of the first slab, may be negative
+  std::int64_t span_d, span_h;                  // source planes, rows under one output pixel
   std::int64_t width;                           // source columns of a slab
   std::int64_t size;                            // elements of a copied slab of all channels
   bool direct;
@@ -77,7 +77,7 @@ struct ConvTilesArgs {
   const void* weights;  // packed
   const void* bias;     // [groups][blocks], zeros where there is none
   void* y;              // channels dense; strides in elements of one step of out_h, out_w
-  std::int64_t y_stride_n, y_stride_h;
+  std::int64_t y_stride_n, y_stride_d, y_stride_h;
   const std::int64_t* y_pixel;  // like slab.pixel
   Activation activation;        // applied where y is still in cache
   double activation_alpha;      // its parameter
@@ -94,7 +94,7 @@ struct ConvWeightArgs {
       runs;  // input channels of a unit; units per chunk. More than one run: one group
   ConvColumns columns;
   const void* dy;
-  std::int64_t dy_stride_n, dy_stride_h, dy_stride_w, dy_stride_c;
+  std::int64_t dy_stride_n, dy_stride_d, dy_stride_h, dy_stride_w, dy_stride_c;
   bool dy_direct;  // dy serves as a panel as it lies
   // Output rows that meet the image in each row of taps, [taps / taps_w] each: the others are left
   // out of the sum. Null: none are. by_rows: a slab's pixels row by row through all its images.
@@ -132,18 +132,20 @@ HOTLOOP_KERNEL(conv_weight_sum, ConvWeightSumArgs)
 // The driver: plans the tables, packs, launches. Arrays in elements' strides, sizes checked.
 struct ConvImage {
   void* data;
-  std::int64_t stride_n, stride_c, stride_h, stride_w;
+  std::int64_t stride_n, stride_c, stride_d, stride_h, stride_w;
 };
 struct ConvKernel {
   void* data;
-  std::int64_t stride_o, stride_i, stride_h, stride_w;
+  std::int64_t stride_o, stride_i, stride_d, stride_h, stride_w;
 };
 struct ConvProblem {
   DType dtype;
-  std::int64_t n, c, h, w;    // input
-  std::int64_t o, kh, kw;     // weights (o, c / groups, kh, kw)
-  std::int64_t out_h, out_w;  // output (n, o, out_h, out_w)
-  std::int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
+  // Signals and images are volumes with axes of size 1.
+  std::int64_t n, c, d, h, w;        // input
+  std::int64_t o, kd, kh, kw;        // weights (o, c / groups, kd, kh, kw)
+  std::int64_t out_d, out_h, out_w;  // output (n, o, out_d, out_h, out_w)
+  std::int64_t stride_d, stride_h, stride_w, padding_d, padding_h, padding_w;
+  std::int64_t dilation_d, dilation_h, dilation_w, groups;
   bool interruptible;  // false where the result is the caller's own array
 };
 struct ConvEpilogue {
@@ -160,7 +162,7 @@ double conv_work(const ConvProblem& problem);
 void conv_forward(const ConvProblem& problem, const ConvImage& x, const ConvKernel& w,
                   const ConvEpilogue& epilogue, const ConvImage& y);
 void conv_backward_input(const ConvProblem& problem, const ConvImage& dy, const ConvKernel& w,
-                         const ConvImage& dx);
+                         const ConvEpilogue& epilogue, const ConvImage& dx);
 void conv_backward_weight(const ConvProblem& problem, const ConvImage& dy, const ConvImage& x,
                           const ConvKernel& dw);
 #endif

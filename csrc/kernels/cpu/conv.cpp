@@ -157,7 +157,8 @@ void tiles_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end)
     if (!slab.direct && filled != index) fill_slab(slab, part, 0, slab.channels, scratch);
     filled = index;
     const T* source = slab.direct ? slab_in_place<T>(slab, part) : scratch;
-    T* y = static_cast<T*>(args.y) + part.image * args.y_stride_n + part.row * args.y_stride_h;
+    T* y = static_cast<T*>(args.y) + part.image * args.y_stride_n + part.plane * args.y_stride_d +
+           part.row * args.y_stride_h;
     const std::int64_t last = panels * (split + 1) / args.splits;
     for (std::int64_t panel = panels * split / args.splits; panel < last; ++panel) {
       const PanelPlace place = panel_place<T>(args.columns, panel);

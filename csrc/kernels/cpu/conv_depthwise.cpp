@@ -57,7 +57,8 @@ void depthwise_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t 
     const SlabPart part = slab_part(args.slab, unit);
     if (!args.slab.direct) fill_slab(args.slab, part, 0, args.slab.channels, scratch);
     const T* source = args.slab.direct ? slab_in_place<T>(args.slab, part) : scratch;
-    T* y = static_cast<T*>(args.y) + part.image * args.y_stride_n + part.row * args.y_stride_h;
+    T* y = static_cast<T*>(args.y) + part.image * args.y_stride_n + part.plane * args.y_stride_d +
+           part.row * args.y_stride_h;
     for (std::int64_t c = 0; c < args.columns.columns; c += kLanes) {
       const std::int64_t rest = args.columns.columns - c;
       const T* w = static_cast<const T*>(args.weights) + c;

@@ -23,7 +23,7 @@ void pack_dy(const ConvWeightArgs& args, const SlabPart& part, T* to) {
         const std::int64_t image = args.by_rows ? row % part.images : row / part.rows;
         const std::int64_t out_row = args.by_rows ? row / part.images : row % part.rows;
         const T* from = static_cast<const T*>(args.dy) + (part.image + image) * args.dy_stride_n +
-                        (part.row + out_row) * args.dy_stride_h +
+                        part.plane * args.dy_stride_d + (part.row + out_row) * args.dy_stride_h +
                         (group * columns.columns + block * kBlock<T>)*args.dy_stride_c;
         copy_pixels(to, width, from, args.dy_stride_w, args.dy_stride_c, args.slab.out_w, valid);
         if (valid < width) {
@@ -59,7 +59,7 @@ inline SlabOperands<T> read_slab(const ConvWeightArgs& args, const SlabPart& par
   }
   if (args.dy_direct) {
     operands.dy = static_cast<const T*>(args.dy) + part.image * args.dy_stride_n +
-                  part.row * args.dy_stride_h;
+                  part.plane * args.dy_stride_d + part.row * args.dy_stride_h;
   } else {
     pack_dy(args, part, scratch);
     operands.dy = scratch;

@@ -1,4 +1,4 @@
-"""Convolutions over images, forward and backward.
+"""Convolutions over images, signals and volumes, forward and backward, and their transposes.
 
 Images are stored channels-last. ``layout`` says how the axes are called: under ``"NCHW"`` the
 result has the shape (n, c, h, w) and is a transposed view of a channels-last buffer, so
@@ -14,10 +14,27 @@ import numpy.typing as npt
 
 from hotloop import _core
 
-__all__ = ["conv2d", "conv2d_backward_input", "conv2d_backward_weight"]
+__all__ = [
+    "conv1d",
+    "conv1d_backward_input",
+    "conv1d_backward_weight",
+    "conv2d",
+    "conv2d_backward_input",
+    "conv2d_backward_weight",
+    "conv3d",
+    "conv3d_backward_input",
+    "conv3d_backward_weight",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+]
 
 Pair = int | tuple[int, int]
 Layout = Literal["NCHW", "NHWC"]
+Single = int | tuple[int]
+SignalLayout = Literal["NCL", "NLC"]
+Triple = int | tuple[int, int, int]
+VolumeLayout = Literal["NCDHW", "NDHWC"]
 
 
 def conv2d(
@@ -155,4 +172,210 @@ def conv2d_backward_weight(
     """
     return _core.conv2d_backward_weight(
         dy, x, w_shape, stride, padding, dilation, groups, layout, out
+    )
+
+
+def conv1d(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[Any],
+    b: npt.NDArray[Any] | None = None,
+    *,
+    stride: Single = 1,
+    padding: Single = 0,
+    dilation: Single = 1,
+    groups: int = 1,
+    layout: SignalLayout = "NCL",
+    activation: str | None = None,
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """`conv2d` for signals (n, c, l) and w (o, c / groups, k), or (n, l, c) and (k, c / groups, o).
+
+    Stored channels-last like images. Arguments, result and errors as those of `conv2d`; stride,
+    padding and dilation are an integer or a tuple of one.
+    """
+    return _core.conv1d(x, w, b, stride, padding, dilation, groups, layout, activation, out)
+
+
+def conv1d_backward_input(
+    dy: npt.NDArray[Any],
+    w: npt.NDArray[Any],
+    x_shape: Sequence[int],
+    *,
+    stride: Single = 1,
+    padding: Single = 0,
+    dilation: Single = 1,
+    groups: int = 1,
+    layout: SignalLayout = "NCL",
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """The gradient of `conv1d` with respect to x; see `conv2d_backward_input`."""
+    return _core.conv1d_backward_input(
+        dy, w, x_shape, stride, padding, dilation, groups, layout, out
+    )
+
+
+def conv1d_backward_weight(
+    dy: npt.NDArray[Any],
+    x: npt.NDArray[Any],
+    w_shape: Sequence[int],
+    *,
+    stride: Single = 1,
+    padding: Single = 0,
+    dilation: Single = 1,
+    groups: int = 1,
+    layout: SignalLayout = "NCL",
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """The gradient of `conv1d` with respect to w; see `conv2d_backward_weight`."""
+    return _core.conv1d_backward_weight(
+        dy, x, w_shape, stride, padding, dilation, groups, layout, out
+    )
+
+
+def conv3d(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[Any],
+    b: npt.NDArray[Any] | None = None,
+    *,
+    stride: Triple = 1,
+    padding: Triple = 0,
+    dilation: Triple = 1,
+    groups: int = 1,
+    layout: VolumeLayout = "NCDHW",
+    activation: str | None = None,
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """`conv2d` for volumes (n, c, d, h, w) and w (o, c / groups, kd, kh, kw).
+
+    Under NDHWC x is (n, d, h, w, c) and w (kd, kh, kw, c / groups, o).
+
+    Stored channels-last like images. Arguments, result and errors as those of `conv2d`; stride,
+    padding and dilation are an integer or three of them.
+    """
+    return _core.conv3d(x, w, b, stride, padding, dilation, groups, layout, activation, out)
+
+
+def conv3d_backward_input(
+    dy: npt.NDArray[Any],
+    w: npt.NDArray[Any],
+    x_shape: Sequence[int],
+    *,
+    stride: Triple = 1,
+    padding: Triple = 0,
+    dilation: Triple = 1,
+    groups: int = 1,
+    layout: VolumeLayout = "NCDHW",
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """The gradient of `conv3d` with respect to x; see `conv2d_backward_input`."""
+    return _core.conv3d_backward_input(
+        dy, w, x_shape, stride, padding, dilation, groups, layout, out
+    )
+
+
+def conv3d_backward_weight(
+    dy: npt.NDArray[Any],
+    x: npt.NDArray[Any],
+    w_shape: Sequence[int],
+    *,
+    stride: Triple = 1,
+    padding: Triple = 0,
+    dilation: Triple = 1,
+    groups: int = 1,
+    layout: VolumeLayout = "NCDHW",
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """The gradient of `conv3d` with respect to w; see `conv2d_backward_weight`."""
+    return _core.conv3d_backward_weight(
+        dy, x, w_shape, stride, padding, dilation, groups, layout, out
+    )
+
+
+def conv_transpose2d(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[Any],
+    b: npt.NDArray[Any] | None = None,
+    *,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    layout: Layout = "NCHW",
+    activation: str | None = None,
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """The transposed convolution: what `conv2d_backward_input` computes, as a layer of its own.
+
+    y[n, c, i * stride + k * dilation - padding, ...] += x[n, o, i, ...] * w[o, c, k, ...], then
+    bias and activation. The sizes of y are
+    (h - 1) * stride - 2 * padding + dilation * (kh - 1) + 1 + output_padding. Its gradients are
+    conv2d(dy, w) and conv2d_backward_weight(x, dy, w.shape) with the same settings.
+
+    Args:
+        x: images as those of `conv2d`.
+        w: (c, out / groups, kh, kw) under NCHW, (kh, kw, out / groups, c) under NHWC, with the
+            channels c of x: the kernels of the convolution that is turned round.
+        b: bias (out,), or None.
+        stride: of the convolution that is turned round; the result grows by it.
+        padding: rows and columns cut off from the result, an integer or (along h, along w).
+        output_padding: more rows at the bottom and columns on the right, less than stride or
+            dilation.
+        dilation: distance of the kernel's taps.
+        groups: number of independent groups of channels.
+        layout: how the axes are called.
+        activation: as in `conv2d`.
+        out: as in `conv2d`.
+
+    Returns:
+        ``out``, or a new array, stored channels-last.
+
+    Raises:
+        ShapeError: sizes that do not fit, an empty array.
+        DTypeError: arrays that are no float arrays or of different dtypes.
+        OutputError: out is read-only or overlaps an input.
+        ValueError: an unknown layout or activation.
+    """
+    return _core.conv_transpose2d(
+        x, w, b, stride, padding, output_padding, dilation, groups, layout, activation, out
+    )
+
+
+def conv_transpose1d(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[Any],
+    b: npt.NDArray[Any] | None = None,
+    *,
+    stride: Single = 1,
+    padding: Single = 0,
+    output_padding: Single = 0,
+    dilation: Single = 1,
+    groups: int = 1,
+    layout: SignalLayout = "NCL",
+    activation: str | None = None,
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """`conv_transpose2d` for signals (n, c, l) and w (c, out / groups, k)."""
+    return _core.conv_transpose1d(
+        x, w, b, stride, padding, output_padding, dilation, groups, layout, activation, out
+    )
+
+
+def conv_transpose3d(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[Any],
+    b: npt.NDArray[Any] | None = None,
+    *,
+    stride: Triple = 1,
+    padding: Triple = 0,
+    output_padding: Triple = 0,
+    dilation: Triple = 1,
+    groups: int = 1,
+    layout: VolumeLayout = "NCDHW",
+    activation: str | None = None,
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """`conv_transpose2d` for volumes (n, c, d, h, w) and w (c, out / groups, kd, kh, kw)."""
+    return _core.conv_transpose3d(
+        x, w, b, stride, padding, output_padding, dilation, groups, layout, activation, out
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..ops import convolution as _convolution
 from ..ops.activation import (
     elu,
     gelu,
@@ -16,16 +13,25 @@ from ..ops.activation import (
     tanh,
 )
 from ..ops.activation import relu as _relu
-from ..ops.convolution import conv2d
+from ..ops.convolution import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from ..ops.dropout import dropout as _dropout
 from ..ops.loss import cross_entropy, mse_loss
+from ..ops.pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 from ..ops.product import linear
 from ..ops.reduction import log_softmax, softmax
 from ..tensor import Tensor
-from .checks import Pair
 
 __all__ = [
-    "avg_pool2d", "conv2d", "cross_entropy", "dropout", "elu", "gelu", "hardswish", "leaky_relu",
+    "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "conv1d", "conv2d", "conv3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "cross_entropy", "dropout",
+    "elu", "gelu", "hardswish", "leaky_relu",
     "linear", "log_softmax", "max_pool2d", "mse_loss", "one_hot", "relu", "sigmoid", "silu",
     "softmax", "softplus", "tanh",
 ]  # fmt: skip
@@ -39,38 +45,6 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Sets elements to 0 with probability p and divides the others by 1 - p, while training."""
     return _dropout(input, p, training)
-
-
-def max_pool2d(
-    input: Tensor,
-    kernel_size: Pair,
-    stride: Pair | None = None,
-    padding: Pair = 0,
-    dilation: Pair = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
-    """The largest element of each window; with return_indices also its flat index (int64) in the
-    plane. Dilation and ceil_mode are not supported."""
-    if dilation not in (1, (1, 1)):
-        raise ValueError(f"max_pool2d: dilation must be 1, got {dilation}")
-    if ceil_mode:
-        raise ValueError("max_pool2d: ceil_mode must be False, got True; pad the input instead")
-    return _convolution.max_pool2d(input, kernel_size, stride, padding, return_indices)
-
-
-def avg_pool2d(
-    input: Tensor,
-    kernel_size: Pair,
-    stride: Pair | None = None,
-    padding: Pair = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-) -> Tensor:
-    """The mean of each window. ceil_mode is not supported."""
-    if ceil_mode:
-        raise ValueError("avg_pool2d: ceil_mode must be False, got True; pad the input instead")
-    return _convolution.avg_pool2d(input, kernel_size, stride, padding, count_include_pad)
 
 
 def one_hot(labels: Tensor, num_classes: int = -1) -> Tensor:

@@ -1,9 +1,9 @@
-"""Two-dimensional convolution, and the windows of pooling."""
+"""Convolutions over signals, images and volumes, and their transposes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,149 +16,243 @@ from .shape import squeeze, unsqueeze
 if TYPE_CHECKING:
     from ..tensor import Tensor
 
-__all__ = ["avg_pool2d", "conv2d", "max_pool2d"]
+__all__ = [
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+]
 
-Pair = int | Sequence[int]
+Size = int | Sequence[int]
 
 
-def _pair(op: str, name: str, value: Pair) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
-    if len(pair) != 2:
-        raise ShapeError(f"{op}: {name} must be an int or a pair, got {value}")
-    return int(pair[0]), int(pair[1])
+def spread(op: str, name: str, value: Size, dims: int) -> tuple[int, ...]:
+    """An int for all axes, or one for each."""
+    many = (value,) * dims if isinstance(value, (int, np.integer)) else tuple(value)
+    if len(many) != dims:
+        wanted = {1: "an int", 2: "an int or a pair", 3: "an int or three of them"}[dims]
+        raise ShapeError(f"{op}: {name} must be {wanted}, got {value}")
+    return tuple(int(v) for v in many)
 
 
-def same_padding(kernel: tuple[int, int], stride: Pair, dilation: Pair) -> tuple[int, int]:
-    """The padding that keeps height and width."""
-    if _pair("conv2d", "stride", stride) != (1, 1):
-        raise ValueError(f'conv2d: padding="same" needs stride 1, got {stride}')
-    total = [d * (k - 1) for k, d in zip(kernel, _pair("conv2d", "dilation", dilation))]
-    if total[0] % 2 or total[1] % 2:
+def same_padding(kernel: tuple[int, ...], stride: Size, dilation: Size) -> tuple[int, ...]:
+    """The padding that keeps all sizes."""
+    dims = len(kernel)
+    op = f"conv{dims}d"
+    if spread(op, "stride", stride, dims) != (1,) * dims:
+        raise ValueError(f'{op}: padding="same" needs stride 1, got {stride}')
+    total = [d * (k - 1) for k, d in zip(kernel, spread(op, "dilation", dilation, dims))]
+    if any(t % 2 for t in total):
         raise ValueError(
-            f'conv2d: padding="same" needs an odd kernel_size (or an even dilation), got {kernel}; '
+            f'{op}: padding="same" needs an odd kernel_size (or an even dilation), got {kernel}; '
             "pad the input or give the padding in numbers"
         )
-    return total[0] // 2, total[1] // 2
+    return tuple(t // 2 for t in total)
+
+
+def _convolve(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Size,
+    padding: Size | str,
+    dilation: Size,
+    groups: int,
+) -> Tensor:
+    op = f"conv{dims}d"
+    x, w = tensor_of(op, input), tensor_of(op, weight)
+    if x._data.ndim == dims + 1:
+        whole = _convolve(dims, unsqueeze(x, 0), w, bias, stride, padding, dilation, groups)
+        return squeeze(whole, 0)
+    xa, wa = x._data, w._data
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f'{op}: padding must be "same", "valid" or numbers, got {padding!r}')
+        size = wa.shape[2:] if wa.ndim == dims + 2 else (1,) * dims
+        padding = same_padding(size, stride, dilation) if padding == "same" else 0
+    ba = None if bias is None else tensor_of(op, bias)._data
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    out = _FORWARD[dims](xa, wa, ba, **options)
+    if bias is None:
+        if recording(x, w):
+            return record(out, _convolve_backward, (x, w), (xa, wa, options), (x, w))
+    elif recording(x, w, bias):
+        return record(out, _convolve_backward, (x, w, bias), (xa, wa, options), (x, w))
+    return wrap(out)
+
+
+def _bias_gradient(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    if len(node.inputs) == 2:
+        return ()
+    axes = (0, *range(2, dy.ndim))
+    return (None if node.inputs[2] is None else kernels.sum(dy, axis=axes),)
+
+
+def _convolve_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    xa, wa, options = node.saved
+    dims = dy.ndim - 2
+    dx = dw = None
+    if node.inputs[0] is not None:
+        dx = _BACKWARD_INPUT[dims](dy, wa, xa.shape, **options)
+    if node.inputs[1] is not None:
+        dw = _BACKWARD_WEIGHT[dims](dy, xa, wa.shape, **options)
+    return dx, dw, *_bias_gradient(node, dy)
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Tensor:
+    """The convolution of (n, c, l), or (c, l), with weights (out, c / groups, k)."""
+    return _convolve(1, input, weight, bias, stride, padding, dilation, groups)
 
 
 def conv2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Pair = 1,
-    padding: Pair | str = 0,
-    dilation: Pair = 1,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
     """The convolution of (n, c, h, w), or (c, h, w), with weights (out, c / groups, kh, kw)."""
-    x, w = tensor_of("conv2d", input), tensor_of("conv2d", weight)
-    if x._data.ndim == 3:
-        return squeeze(conv2d(unsqueeze(x, 0), w, bias, stride, padding, dilation, groups), 0)
+    return _convolve(2, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Tensor:
+    """The convolution of (n, c, d, h, w), or without n, with (out, c / groups, kd, kh, kw)."""
+    return _convolve(3, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _transpose(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Size,
+    padding: Size,
+    output_padding: Size,
+    groups: int,
+    dilation: Size,
+) -> Tensor:
+    op = f"conv_transpose{dims}d"
+    x, w = tensor_of(op, input), tensor_of(op, weight)
+    if x._data.ndim == dims + 1:
+        x = unsqueeze(x, 0)
+        return squeeze(
+            _transpose(dims, x, w, bias, stride, padding, output_padding, groups, dilation), 0
+        )
     xa, wa = x._data, w._data
-    if isinstance(padding, str):
-        if padding not in ("same", "valid"):
-            raise ValueError(f'conv2d: padding must be "same", "valid" or numbers, got {padding!r}')
-        size = (wa.shape[-2], wa.shape[-1]) if wa.ndim == 4 else (1, 1)
-        padding = same_padding(size, stride, dilation) if padding == "same" else 0
-    ba = None if bias is None else tensor_of("conv2d", bias)._data
+    ba = None if bias is None else tensor_of(op, bias)._data
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    out = kernels.conv2d(xa, wa, ba, **options)
+    out = _TRANSPOSE[dims](xa, wa, ba, output_padding=output_padding, **options)
     if bias is None:
         if recording(x, w):
-            return record(out, _conv2d_backward, (x, w), (xa, wa, options), (x, w))
+            return record(out, _transpose_backward, (x, w), (xa, wa, options), (x, w))
     elif recording(x, w, bias):
-        return record(out, _conv2d_backward, (x, w, bias), (xa, wa, options), (x, w))
+        return record(out, _transpose_backward, (x, w, bias), (xa, wa, options), (x, w))
     return wrap(out)
 
 
-def _conv2d_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+def _transpose_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    """A transposed convolution is linear: its gradients are those of the convolution."""
     xa, wa, options = node.saved
-    inputs = node.inputs
+    dims = dy.ndim - 2
+    # With output_padding >= stride (and < dilation) the convolution of dy has more pixels than x.
+    size = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, p, d, s in zip(
+            dy.shape[2:],
+            wa.shape[2:],
+            *(spread("conv", name, options[name], dims) for name in ("padding", "dilation")),
+            spread("conv", "stride", options["stride"], dims),
+        )
+    ]
+    inside = (slice(None), slice(None), *(slice(n) for n in xa.shape[2:]))
     dx = dw = None
-    if inputs[0] is not None:
-        dx = kernels.conv2d_backward_input(dy, wa, xa.shape, **options)
-    if inputs[1] is not None:
-        dw = kernels.conv2d_backward_weight(dy, xa, wa.shape, **options)
-    if len(inputs) == 2:
-        return dx, dw
-    return dx, dw, None if inputs[2] is None else kernels.sum(dy, axis=(0, 2, 3))
+    if node.inputs[0] is not None:
+        dx = _FORWARD[dims](dy, wa, **options)[inside]
+    if node.inputs[1] is not None:
+        if tuple(size) != xa.shape[2:]:
+            xa, small = np.zeros((*xa.shape[:2], *size), xa.dtype), xa
+            xa[inside] = small
+        dw = _BACKWARD_WEIGHT[dims](xa, dy, wa.shape, **options)
+    return dx, dw, *_bias_gradient(node, dy)
 
 
-def max_pool2d(
+def conv_transpose1d(
     input: Tensor,
-    kernel_size: Pair,
-    stride: Pair | None = None,
-    padding: Pair = 0,
-    return_indices: bool = False,
-) -> Any:
-    """The largest element of each window of (n, c, h, w) or (c, h, w).
-
-    With return_indices also where it lies: the index (int64) in the flattened plane (h, w).
-    """
-    x = tensor_of("max_pool2d", input)
-    if x._data.ndim == 3:
-        found = max_pool2d(unsqueeze(x, 0), kernel_size, stride, padding, return_indices)
-        if not return_indices:
-            return squeeze(found, 0)
-        return squeeze(found[0], 0), squeeze(found[1], 0)
-    xa = x._data
-    wants = recording(x)
-    options = {"kernel_size": kernel_size, "stride": stride, "padding": padding}
-    if not (wants or return_indices):
-        return wrap(kernels.max_pool2d(xa, kernel_size, stride=stride, padding=padding))
-    data, taps = kernels.max_pool2d(
-        xa, kernel_size, stride=stride, padding=padding, return_indices=True
-    )
-    out = wrap(data)
-    if wants:
-        out = record(data, _max_pool2d_backward, (x,), (taps, xa.shape, options))
-    if not return_indices:
-        return out
-    return out, wrap(_flat_indices(taps, xa.shape[3], kernel_size, stride, padding))
-
-
-def _max_pool2d_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    taps, shape, options = node.saved
-    return (kernels.max_pool2d_backward(dy, taps, shape, **options),)
-
-
-def _flat_indices(
-    taps: Array, width: int, kernel_size: Pair, stride: Pair | None, padding: Pair
-) -> Array:
-    """The place in the input plane of each window's tap (its number inside the window)."""
-    size = _pair("max_pool2d", "kernel_size", kernel_size)
-    step = size if stride is None else _pair("max_pool2d", "stride", stride)
-    border = _pair("max_pool2d", "padding", padding)
-    in_window = np.divmod(taps.astype(np.int64), size[1])
-    rows = np.arange(taps.shape[2])[:, None] * step[0] - border[0] + in_window[0]
-    columns = np.arange(taps.shape[3]) * step[1] - border[1] + in_window[1]
-    return np.ascontiguousarray(rows * width + columns)
-
-
-def avg_pool2d(
-    input: Tensor,
-    kernel_size: Pair,
-    stride: Pair | None = None,
-    padding: Pair = 0,
-    count_include_pad: bool = True,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
 ) -> Tensor:
-    """The mean of each window of (n, c, h, w) or (c, h, w)."""
-    x = tensor_of("avg_pool2d", input)
-    if x._data.ndim == 3:
-        out = avg_pool2d(unsqueeze(x, 0), kernel_size, stride, padding, count_include_pad)
-        return squeeze(out, 0)
-    options = {
-        "kernel_size": kernel_size,
-        "stride": stride,
-        "padding": padding,
-        "count_include_pad": count_include_pad,
-    }
-    data = kernels.avg_pool2d(x._data, **options)
-    if recording(x):
-        return record(data, _avg_pool2d_backward, (x,), (x._data.shape, options))
-    return wrap(data)
+    """The transposed convolution of (n, c, l), or (c, l), with weights (c, out / groups, k)."""
+    return _transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _avg_pool2d_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    shape, options = node.saved
-    return (kernels.avg_pool2d_backward(dy, shape, **options),)
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+) -> Tensor:
+    """The transposed convolution of (n, c, h, w), or (c, h, w), with (c, out / groups, kh, kw)."""
+    return _transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+) -> Tensor:
+    """The transposed convolution of (n, c, d, h, w) with weights (c, out / groups, kd, kh, kw)."""
+    return _transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+Kernels = dict[int, Callable[..., Array]]
+_FORWARD: Kernels = {1: kernels.conv1d, 2: kernels.conv2d, 3: kernels.conv3d}
+_BACKWARD_INPUT: Kernels = {
+    1: kernels.conv1d_backward_input,
+    2: kernels.conv2d_backward_input,
+    3: kernels.conv3d_backward_input,
+}
+_BACKWARD_WEIGHT: Kernels = {
+    1: kernels.conv1d_backward_weight,
+    2: kernels.conv2d_backward_weight,
+    3: kernels.conv3d_backward_weight,
+}
+_TRANSPOSE: Kernels = {
+    1: kernels.conv_transpose1d,
+    2: kernels.conv_transpose2d,
+    3: kernels.conv_transpose3d,
+}

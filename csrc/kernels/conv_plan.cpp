@@ -1,0 +1,207 @@
+// Planning of convolutions: what of the images one unit of work reads, and where its pixels lie.
+#include "kernels/driver/conv_plan.h"
+
+#include <algorithm>
+
+#include "core/errors.h"
+
+namespace hotloop {
+namespace {
+
+std::int64_t floor_mod(std::int64_t value, std::int64_t divisor) {
+  const std::int64_t rest = value % divisor;
+  return rest < 0 ? rest + divisor : rest;
+}
+
+AxisPlan forward_axis(std::int64_t taps, std::int64_t stride, std::int64_t padding,
+                      std::int64_t dilation, std::int64_t count) {
+  AxisPlan axis;
+  for (std::int64_t tap = 0; tap < taps; ++tap) {
+    axis.tap.push_back(tap);
+    axis.shift.push_back(tap * dilation);
+  }
+  axis.step = stride;
+  axis.first = -padding;
+  axis.span = (taps - 1) * dilation + 1;
+  axis.count = count;
+  return axis;
+}
+
+}  // namespace
+
+PassAxes forward_axes(const ConvProblem& p) {
+  return {forward_axis(p.kd, p.stride_d, p.padding_d, p.dilation_d, p.out_d),
+          forward_axis(p.kh, p.stride_h, p.padding_h, p.dilation_h, p.out_h),
+          forward_axis(p.kw, p.stride_w, p.padding_w, p.dilation_w, p.out_w)};
+}
+
+// Backward to the input: position i = stride * t + phase - padding took part in output position
+// t + (phase - tap * dilation) / stride for those taps where this is whole.
+AxisPlan backward_axis(std::int64_t taps, std::int64_t stride, std::int64_t padding,
+                       std::int64_t dilation, std::int64_t size, std::int64_t phase) {
+  AxisPlan axis;
+  std::int64_t least = 0, most = 0;
+  for (std::int64_t tap = taps - 1; tap >= 0; --tap) {
+    const std::int64_t distance = phase - tap * dilation;
+    if (floor_mod(distance, stride) != 0) continue;
+    const std::int64_t shift = distance / stride;
+    if (axis.tap.empty()) least = most = shift;
+    least = std::min(least, shift);
+    most = std::max(most, shift);
+    axis.tap.push_back(tap);
+    axis.shift.push_back(shift);
+  }
+  for (std::int64_t& shift : axis.shift) shift -= least;
+  const std::int64_t start = padding > phase ? ceil_div(padding - phase, stride) : 0;
+  axis.out_first = stride * start + phase - padding;
+  axis.out_step = stride;
+  axis.count = axis.out_first < size ? ceil_div(size - axis.out_first, stride) : 0;
+  axis.first = start + least;
+  axis.span = most - least + 1;
+  return axis;
+}
+
+Source source_of(const ConvImage& image, std::int64_t n, std::int64_t channels, std::int64_t d,
+                 std::int64_t h, std::int64_t w) {
+  return {image.data,
+          n,
+          channels,
+          d,
+          h,
+          w,
+          image.stride_n,
+          image.stride_c,
+          image.stride_d,
+          image.stride_h,
+          image.stride_w};
+}
+
+ConvColumns columns_of(DType dtype, std::int64_t columns, bool one_panel) {
+  const std::int64_t blocks = ceil_div(columns, kBlockBytes / (dtype == DType::f32 ? 4 : 8));
+  return {columns, blocks, one_panel ? 1 : ceil_div(blocks, kPanelBlocks)};
+}
+namespace {
+
+// Pixels whose operands (source and result) share L2, rows of them when an image is larger; several
+// images when it is smaller. Enough slabs for every thread when there is enough work. Shapes alone
+// decide.
+constexpr std::int64_t kSlabBytes = 192 << 10;
+constexpr std::int64_t kSlabPixels = 1024;
+constexpr double kWorkOfAGrain = 1e6;
+
+// Where the slabs lie in the source, and whether they can be read there.
+ConvSlab place_slabs(const Source& source, const PassAxes& axes) {
+  const auto& [planes, rows, cols] = axes;
+  ConvSlab slab{};
+  slab.data = source.data;
+  slab.stride_n = source.stride_n, slab.stride_d = source.stride_d;
+  slab.stride_h = source.stride_h, slab.stride_w = source.stride_w;
+  slab.stride_c = source.stride_c;
+  slab.n = source.n, slab.d = source.d, slab.h = source.h, slab.w = source.w;
+  slab.channels = source.channels;
+  slab.out_d = planes.count, slab.out_h = rows.count, slab.out_w = cols.count;
+  slab.step_d = planes.step, slab.step_h = rows.step;
+  slab.front = planes.first, slab.top = rows.first, slab.left = cols.first;
+  slab.span_d = planes.span, slab.span_h = rows.span;
+  slab.width = (cols.count - 1) * cols.step + cols.span;
+  const bool no_taps = axes.taps() == 0;
+  if (no_taps) slab.front = slab.top = slab.left = 0;
+  const auto inside = [](const AxisPlan& axis, std::int64_t size) {
+    return axis.first >= 0 && axis.first + (axis.count - 1) * axis.step + axis.span <= size;
+  };
+  slab.direct =
+      no_taps || ((source.stride_c == 1 || source.channels == 1) && inside(planes, source.d) &&
+                  inside(rows, source.h) && inside(cols, source.w));
+  return slab;
+}
+
+}  // namespace
+
+SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
+                    std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
+                    std::int64_t splits) {
+  SlabPlan plan;
+  plan.slab = place_slabs(source, axes);
+  ConvSlab& slab = plan.slab;
+  const std::int64_t image_pixels = slab.out_h * slab.out_w;
+  const std::int64_t images = slab.n * slab.out_d;  // each plane of a volume is one
+  const std::int64_t row_bytes =
+      bytes_of(dtype) *
+      std::max(slab.out_w * out_channels,
+               slab.span_d * slab.width * copied_channels * std::min(slab.step_h, slab.span_h));
+  const std::int64_t rows_that_fit = std::max<std::int64_t>(
+      1, std::min(kSlabBytes / std::max<std::int64_t>(row_bytes, 1), kSlabPixels / slab.out_w));
+  slab.images = 1;
+  slab.rows = slab.out_h;
+  const double work = pixel_work * static_cast<double>(image_pixels * images);
+  if (rows_that_fit >= 2 * slab.out_h && slab.out_d == 1) {
+    slab.images = std::min(slab.n, rows_that_fit / slab.out_h);
+    if (work >= kWorkWorthSplitting) {
+      slab.images = std::max<std::int64_t>(1, std::min(slab.images, slab.n / kSlabsWanted));
+    }
+  }
+  if (slab.images == 1) {
+    std::int64_t pieces = ceil_div(slab.out_h, rows_that_fit);
+    if (work >= kWorkWorthSplitting && images * splits * pieces < kSlabsWanted) {
+      pieces = std::max(pieces, ceil_div(kSlabsWanted, images * splits));
+    }
+    slab.rows = ceil_div(slab.out_h, std::min(pieces, slab.out_h));
+  }
+  slab.per_image = ceil_div(slab.out_h, slab.rows);
+  slab.count = ceil_div(images, slab.images) * slab.per_image;
+  const std::int64_t height = (slab.rows - 1) * slab.step_h + slab.span_h;
+  if (!slab.direct) {
+    const std::int64_t sizes[] = {slab.images, slab.span_d, height, slab.width, copied_channels};
+    slab.size = checked_product("conv2d", sizes, 5, 16);
+  }
+
+  const std::int64_t pixel_step = slab.direct ? slab.stride_w : copied_channels;
+  const std::int64_t row_step = slab.direct ? slab.stride_h : slab.width * copied_channels;
+  const std::int64_t image_step = slab.direct ? slab.stride_n : slab.span_d * height * row_step;
+  plan.pixel.reserve(static_cast<std::size_t>(slab.images * slab.rows * slab.out_w));
+  for (std::int64_t image = 0; image < slab.images; ++image) {
+    for (std::int64_t row = 0; row < slab.rows; ++row) {
+      std::int64_t at = image * image_step + row * slab.step_h * row_step;
+      for (std::int64_t col = 0; col < slab.out_w; ++col, at += axes.cols.step * pixel_step) {
+        plan.pixel.push_back(at);
+      }
+    }
+  }
+  slab.pixel = plan.pixel.data();
+  return plan;
+}
+
+Table tap_offsets(const ConvSlab& slab, const PassAxes& axes, std::int64_t copied_channels) {
+  const std::int64_t pixel_step = slab.direct ? slab.stride_w : copied_channels;
+  const std::int64_t row_step = slab.direct ? slab.stride_h : slab.width * copied_channels;
+  const std::int64_t height = (slab.rows - 1) * slab.step_h + slab.span_h;
+  const std::int64_t plane_step = slab.direct ? slab.stride_d : height * row_step;
+  Table offsets;
+  for (const std::int64_t plane : axes.planes.shift) {
+    for (const std::int64_t row : axes.rows.shift) {
+      for (const std::int64_t col : axes.cols.shift) {
+        offsets.push_back(plane * plane_step + row * row_step + col * pixel_step);
+      }
+    }
+  }
+  return offsets;
+}
+
+std::int64_t dense_run(const Table& term, const Table& order) {
+  const auto at = [&](std::size_t step) { return term[static_cast<std::size_t>(order[step])]; };
+  std::size_t run = 1;
+  while (run < order.size() && at(run) == at(run - 1) + 1) ++run;
+  if (order.size() % run != 0) return 1;
+  for (std::size_t step = 1; step < order.size(); ++step) {
+    if (step % run != 0 && at(step) != at(step - 1) + 1) return 1;
+  }
+  return static_cast<std::int64_t>(run);
+}
+
+Split split_for(std::int64_t units, double unit_work, bool interruptible) {
+  const auto grain = static_cast<std::int64_t>(kWorkOfAGrain / (unit_work + 1.0));
+  return {
+      .units = units, .grain = std::max<std::int64_t>(1, grain), .interruptible = interruptible};
+}
+
+}  // namespace hotloop

@@ -1,0 +1,158 @@
+// The driver of the gradient of convolution weights: cuts the sum over pixels into chunks whose
+// number depends on shapes alone, launches, and adds the chunks in order.
+#include <algorithm>
+
+#include "core/errors.h"
+#include "kernels/driver/conv_plan.h"
+
+namespace hotloop {
+namespace {
+
+// Elements of a partial that may stay in L2 beside a slab, and of all partials together.
+constexpr std::int64_t kPartialBytes = 192 << 10;
+constexpr std::int64_t kAllPartialBytes = 8 << 20;
+
+}  // namespace
+
+void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvImage& x,
+                          const ConvKernel& dw) {
+  const PassAxes axes = forward_axes(p);
+  const AxisPlan& rows = axes.rows;
+  const std::int64_t item = bytes_of(p.dtype);
+  const std::int64_t channels = p.c / p.groups, outputs = p.o / p.groups;
+  const bool depthwise = p.groups > 1 && channels == 1 && outputs == 1;
+  const ConvColumns columns = columns_of(p.dtype, depthwise ? p.groups : outputs, depthwise);
+  const std::int64_t groups = depthwise ? 1 : p.groups;
+  const std::int64_t pitch = columns.blocks * kBlockBytes / item;
+  const std::int64_t taps = axes.taps();
+
+  // Runs of input channels, each a divisor of them, until a partial fits the cache.
+  std::int64_t runs = 1;
+  if (groups == 1 && !depthwise) {
+    while (channels % (2 * runs) == 0 && channels / runs >= 16 &&
+           taps * (channels / runs) * columns.blocks * kBlockBytes > kPartialBytes) {
+      runs *= 2;
+    }
+  }
+  const std::int64_t run = channels / runs;
+  const std::int64_t copied_channels = runs == 1 ? p.c : run;
+  const double pixel_work = 2.0 * static_cast<double>(taps * channels * p.o);
+  const SlabPlan plan = plan_slabs(p.dtype, source_of(x, p.n, p.c, p.d, p.h, p.w), axes,
+                                   copied_channels, p.o, pixel_work, runs);
+  const ConvSlab& slab = plan.slab;
+  const Table tap = tap_offsets(slab, axes, copied_channels);
+
+  // Chunks: enough units for the threads, as long as adding partials stays small beside the work.
+  const std::int64_t sizes[] = {groups, taps, channels, columns.blocks};
+  const std::int64_t chunk_bytes =
+      checked_product("conv2d_backward_weight", sizes, 4, kBlockBytes) * kBlockBytes;
+  const double work = pixel_work * static_cast<double>(p.n * p.out_d * p.out_h * p.out_w);
+  std::int64_t chunks = 1;
+  if (work >= kWorkWorthSplitting) {
+    const std::int64_t pixels = p.n * p.out_d * p.out_h * p.out_w;
+    chunks = std::min({slab.count, ceil_div(2 * kSlabsWanted, runs),
+                       std::max<std::int64_t>(kAllPartialBytes / chunk_bytes, 1),
+                       std::max<std::int64_t>(pixels / 256, 1)});
+  }
+  const std::int64_t chunk_slabs = ceil_div(slab.count, chunks);
+  chunks = ceil_div(slab.count, chunk_slabs);
+
+  // Output rows that meet the image, of each row of taps. Worth while where a tile is filled by
+  // them.
+  Table first_rows, last_rows;
+  bool padded = false;
+  for (const std::int64_t shift : rows.shift) {
+    const std::int64_t at = rows.first + shift;
+    const std::int64_t first = at < 0 ? std::min(ceil_div(-at, rows.step), rows.count) : 0;
+    const std::int64_t last = at >= p.h ? 0 : std::min(ceil_div(p.h - at, rows.step), rows.count);
+    first_rows.push_back(first);
+    last_rows.push_back(std::max(first, last));
+    padded = padded || first > 0 || last < rows.count;
+  }
+  padded = padded && !depthwise && p.kd == 1 && p.kw * run >= 12;
+  const bool by_rows = padded && slab.images > 1;
+
+  const std::int64_t dy_pixels = slab.images * slab.rows * slab.out_w;
+  const bool dy_direct = !by_rows && dy.stride_c == 1 && dy.stride_w >= 0 &&
+                         outputs % (kBlockBytes / item) == 0 && (p.o <= 128 || depthwise) &&
+                         (p.out_h == 1 || dy.stride_h == p.out_w * dy.stride_w) &&
+                         (slab.images == 1 || dy.stride_n == p.out_h * p.out_w * dy.stride_w);
+  const std::int64_t dy_sizes[] = {dy_pixels, groups, pitch};
+  const std::int64_t dy_bytes =
+      dy_direct ? 0 : checked_product("conv2d_backward_weight", dy_sizes, 3, item) * item;
+  const std::int64_t units = chunks * runs;
+  Split split = split_for(units, work / static_cast<double>(units), p.interruptible);
+  const ThreadScratch scratch((slab.direct ? 0 : slab.size * item) + dy_bytes, is_parallel(split));
+  const ThreadScratch orders(by_rows ? dy_pixels * 8 : 0, is_parallel(split));
+  split.max_threads = std::min(scratch.threads, orders.threads);
+  const Scratch partial(static_cast<std::size_t>(chunks * chunk_bytes));
+
+  ConvWeightArgs args{};
+  args.dtype = p.dtype;
+  args.slab = slab;
+  args.tap = tap.data();
+  args.taps = taps;
+  args.groups = groups;
+  args.group_channels = channels;
+  args.run = run;
+  args.runs = runs;
+  args.columns = columns;
+  args.dy = dy.data;
+  args.dy_stride_n = dy.stride_n, args.dy_stride_d = dy.stride_d, args.dy_stride_h = dy.stride_h;
+  args.dy_stride_w = dy.stride_w, args.dy_stride_c = dy.stride_c;
+  args.dy_direct = dy_direct;
+  args.chunks = chunks;
+  args.chunk_slabs = chunk_slabs;
+  args.partial = partial.get();
+  args.first_rows = padded ? first_rows.data() : nullptr;
+  args.last_rows = last_rows.data();
+  args.taps_w = p.kw;
+  args.by_rows = by_rows;
+  args.scratch = scratch.view();
+  args.orders = orders.view();
+  launch(depthwise ? conv_depthwise_weight_kernel() : conv_weight_kernel(), args, split);
+
+  Table term;
+  for (std::int64_t first = 0; first < channels; first += run) {
+    for (std::int64_t tap_index = 0; tap_index < taps; ++tap_index) {
+      const std::int64_t plane = tap_index / (p.kh * p.kw), row = tap_index / p.kw % p.kh;
+      const std::int64_t at =
+          plane * dw.stride_d + row * dw.stride_h + tap_index % p.kw * dw.stride_w;
+      for (std::int64_t channel = first; channel < first + run; ++channel) {
+        term.push_back(at + channel * dw.stride_i);
+      }
+    }
+  }
+  const std::int64_t depth = static_cast<std::int64_t>(term.size());
+  Table order;
+  order.reserve(term.size());
+  if (dw.stride_i > dw.stride_w) {
+    for (std::int64_t channel = 0; channel < channels; ++channel) {
+      for (std::int64_t tap = 0; tap < taps; ++tap) {
+        order.push_back((channel / run * taps + tap) * run + channel % run);
+      }
+    }
+  } else {
+    for (std::int64_t k = 0; k < depth; ++k) order.push_back(k);
+  }
+  const ConvWeightSumArgs sum{p.dtype,
+                              partial.get(),
+                              chunks,
+                              chunk_bytes / item,
+                              depth,
+                              groups,
+                              columns,
+                              dw.data,
+                              term.data(),
+                              order.data(),
+                              dense_run(term, order),
+                              outputs * dw.stride_o,
+                              dw.stride_o};
+  const std::int64_t sum_work = chunks * pitch * kPackRun;
+  launch(conv_weight_sum_kernel(), sum,
+         {.units = groups * ceil_div(depth, kPackRun),
+          .grain = std::max<std::int64_t>(1, 65536 / sum_work),
+          .interruptible = p.interruptible});
+}
+
+}  // namespace hotloop

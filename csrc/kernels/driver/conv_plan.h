@@ -1,0 +1,88 @@
+// What the drivers of convolutions share: axes, slabs, tables of offsets, scratch. Planning turns
+// strides, padding, dilation and layout into numbers in tables; shapes alone decide.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/launch.h"
+#include "core/threads.h"
+#include "kernels/conv.h"
+
+namespace hotloop {
+
+using Table = std::vector<std::int64_t>;
+
+constexpr std::int64_t ceil_div(std::int64_t value, std::int64_t divisor) {
+  return (value + divisor - 1) / divisor;
+}
+
+// One axis of one pass: output position t reads source positions step * t + first + shift of each
+// tap.
+struct AxisPlan {
+  Table tap;    // index in the weights
+  Table shift;  // >= 0
+  std::int64_t step = 1, first = 0, span = 1, count = 0;
+  std::int64_t out_first = 0, out_step = 1;  // where position t is written
+
+  std::int64_t taps() const { return static_cast<std::int64_t>(tap.size()); }
+};
+// The axes of a pass: planes, rows, columns.
+struct PassAxes {
+  AxisPlan planes, rows, cols;
+
+  std::int64_t taps() const { return planes.taps() * rows.taps() * cols.taps(); }
+};
+
+PassAxes forward_axes(const ConvProblem& problem);
+// Backward to the input, one phase of the strides.
+AxisPlan backward_axis(std::int64_t taps, std::int64_t stride, std::int64_t padding,
+                       std::int64_t dilation, std::int64_t size, std::int64_t phase);
+
+struct Source {
+  const void* data;
+  std::int64_t n, channels, d, h, w;
+  std::int64_t stride_n, stride_c, stride_d, stride_h, stride_w;
+};
+Source source_of(const ConvImage& image, std::int64_t n, std::int64_t channels, std::int64_t d,
+                 std::int64_t h, std::int64_t w);
+
+inline std::int64_t bytes_of(DType dtype) {
+  return dtype == DType::f32 ? 4 : 8;
+}
+ConvColumns columns_of(DType dtype, std::int64_t columns, bool one_panel);
+
+struct SlabPlan {
+  ConvSlab slab;
+  Table pixel;
+};
+constexpr std::int64_t kSlabsWanted = 8;
+constexpr double kWorkWorthSplitting = 2e6;  // products and sums
+
+SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
+                    std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
+                    std::int64_t splits);
+
+// Offsets of the taps from a slab's pixel: [planes.tap][rows.tap][cols.tap].
+Table tap_offsets(const ConvSlab& slab, const PassAxes& axes, std::int64_t copied_channels);
+
+// How many terms after one another, in that order, are neighbours in memory: in every run of so
+// many.
+std::int64_t dense_run(const Table& term, const Table& order);
+
+// Scratch for every thread that may take part, and the split that keeps to their number.
+struct ThreadScratch {
+  std::int64_t stride;
+  int threads;
+  Scratch memory;
+  ThreadScratch(std::int64_t bytes, bool parallel)
+      : stride(ceil_div(bytes + kBlockBytes, 256) * 256),
+        threads(parallel ? num_threads() : 1),
+        memory(bytes ? static_cast<std::size_t>(stride * threads) : 0) {}
+  ConvScratch view() const { return {memory.as<char>(), memory.get() ? stride : 0, thread_index}; }
+};
+
+Split split_for(std::int64_t units, double unit_work, bool interruptible);
+
+}  // namespace hotloop
