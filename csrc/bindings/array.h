@@ -62,12 +62,14 @@ std::string shape_text(const Shape& shape);
 struct Array {
   void* data = nullptr;
   DType dtype = DType::f32;
+  bool is_flags = false;  // bool elements, one byte each; dtype means nothing then
   int ndim = 0;
   std::int64_t size = 0;
   std::array<std::int64_t, kMaxDims> shapes;   // the first ndim are set
   std::array<std::int64_t, kMaxDims> strides;  // the first ndim are set
   py::object owner;                            // the ndarray, or the packed copy made of it
 
+  std::int64_t item() const { return is_flags ? 1 : item_size(dtype); }
   std::int64_t shape(int axis) const { return shapes[static_cast<std::size_t>(axis)]; }
   std::int64_t stride(int axis) const { return strides[static_cast<std::size_t>(axis)]; }
   Shape shape_vector() const { return Shape(shapes.begin(), shapes.begin() + ndim); }
@@ -82,6 +84,8 @@ struct Array {
 // strides. Arrays whose memory a kernel cannot address (misaligned, strides that are no multiple of
 // the item) come as packed copies.
 Array input(const char* op, const char* name, py::handle object, DTypes allowed = kFloats);
+// An input of bool, any strides.
+Array flags_input(const char* op, const char* name, py::handle object);
 inline bool given(py::handle object) {
   return object && !object.is_none();
 }
@@ -108,6 +112,8 @@ class Output {
  public:
   Output(const char* op, py::handle out, DType dtype, const Shape& shape);
   Output(const char* op, py::handle out, DType dtype, const Shape& shape, const Shape& wanted);
+  // Of bool; `strides` (elements) for a fresh one, empty for C order.
+  static Output flags(const char* op, py::handle out, const Shape& shape, const Shape& strides);
   // Copies scratch to the caller's array where there was scratch; returns what the caller gets.
   py::object finish();
 
@@ -117,6 +123,7 @@ class Output {
   py::object target;     // the caller's out, or the fresh array
 
  private:
+  Output() = default;
   void take(const char* op, py::handle out, DType dtype, const Shape& shape);
 };
 

@@ -36,31 +36,100 @@ Array constant(double value, DType dtype, double* storage) {
   return array;
 }
 
-py::object binary(const char* op, Kernel<MapArgs> kernel, py::handle a_object, py::handle b_object,
-                  py::handle out_object) {
+// Operands of one dtype, of which some may be numbers; those take the dtype of the arrays.
+template <int Count>
+struct Mixed {
+  double storage[Count];
+  Array arrays[Count];
+
+  Mixed(const char* op, const char* const (&names)[Count], const py::handle (&objects)[Count]) {
+    double values[Count];
+    bool is_number[Count];
+    int first = -1;
+    for (int k = 0; k < Count; ++k) {
+      const bool is_array = py::isinstance<py::array>(objects[k]);
+      is_number[k] = !is_array && scalar_value(objects[k], &values[k]);
+      if (is_array && first < 0) first = k;
+    }
+    for (int k = 0; k < Count; ++k) {
+      if (is_number[k] && first >= 0) continue;
+      arrays[k] = input(op, names[k], objects[k]);
+      if (k != first) same_dtype(op, names[first], arrays[first], names[k], arrays[k]);
+    }
+    for (int k = 0; k < Count; ++k) {
+      if (is_number[k]) arrays[k] = constant(values[k], arrays[first].dtype, &storage[k]);
+    }
+  }
+};
+
+// The operands' shapes broadcast one after the other.
+Shape common_shape(const char* op, const char* name_a, const Array& a, const char* name_b,
+                   const Array& b, const char* name_c, const Array& c) {
+  Array both;
+  const Shape shape = broadcast_shape(op, name_a, a, name_b, b);
+  both.ndim = static_cast<int>(shape.size());
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) both.shapes[axis] = shape[axis];
+  const std::string names = std::string(name_a) + " with " + name_b;
+  return broadcast_shape(op, names.c_str(), both, name_c, c);
+}
+
+void separate(const char* op, const Output& out, const char* name, const Array& x) {
+  if (x.owner) no_overlap(op, out, name, x, Overlap::same_allowed);
+}
+
+py::object binary(const char* op, Kernel<MapArgs> kernel, double cost, py::handle a_object,
+                  py::handle b_object, py::handle out_object) {
   if (run_flat(kernel, {a_object, b_object}, out_object, 0.0)) {
     return py::reinterpret_borrow<py::object>(out_object);
   }
-  double value, storage;
-  const bool b_is_array = py::isinstance<py::array>(b_object);
-  const bool a_is_array = py::isinstance<py::array>(a_object);
-  Array a, b;
-  if (b_is_array && !a_is_array && scalar_value(a_object, &value)) {
-    b = input(op, "b", b_object);
-    a = constant(value, b.dtype, &storage);
-  } else if (a_is_array && !b_is_array && scalar_value(b_object, &value)) {
-    a = input(op, "a", a_object);
-    b = constant(value, a.dtype, &storage);
-  } else {
-    a = input(op, "a", a_object);
-    b = input(op, "b", b_object);
-    same_dtype(op, "a", a, "b", b);
-  }
+  const Mixed<2> mixed(op, {"a", "b"}, {a_object, b_object});
+  const Array &a = mixed.arrays[0], &b = mixed.arrays[1];
   Output out = map_output(op, out_object, a.dtype, broadcast_shape(op, "a", a, "b", b), {&a, &b});
-  if (a.owner) no_overlap(op, out, "a", a, Overlap::same_allowed);
-  if (b.owner) no_overlap(op, out, "b", b, Overlap::same_allowed);
+  separate(op, out, "a", a);
+  separate(op, out, "b", b);
   const MapArgs args = plan_map(out.array, {&a, &b});
+  run(kernel, args, map_split(args, cost, out.is_fresh));
+  return out.finish();
+}
+
+py::object compare(const char* op, Kernel<MapArgs> kernel, py::handle a_object, py::handle b_object,
+                   py::handle out_object) {
+  const Mixed<2> mixed(op, {"a", "b"}, {a_object, b_object});
+  const Array &a = mixed.arrays[0], &b = mixed.arrays[1];
+  Output out = map_flags(op, out_object, broadcast_shape(op, "a", a, "b", b), {&a, &b});
+  if (a.owner) no_overlap(op, out, "a", a);
+  if (b.owner) no_overlap(op, out, "b", b);
+  MapArgs args = plan_map(out.array, {&a, &b});
   run(kernel, args, map_split(args, 0.12, out.is_fresh));
+  return out.finish();
+}
+
+py::object where(py::handle condition_object, py::handle a_object, py::handle b_object,
+                 py::handle out_object) {
+  const Array condition = flags_input("where", "condition", condition_object);
+  const Mixed<2> mixed("where", {"a", "b"}, {a_object, b_object});
+  const Array &a = mixed.arrays[0], &b = mixed.arrays[1];
+  const Shape shape = common_shape("where", "condition", condition, "a", a, "b", b);
+  Output out = map_output("where", out_object, a.dtype, shape, {&a, &b});
+  no_overlap("where", out, "condition", condition);
+  separate("where", out, "a", a);
+  separate("where", out, "b", b);
+  const MapArgs args = plan_map(out.array, {&condition, &a, &b});
+  run(elementwise_where_kernel(), args, map_split(args, 0.15, out.is_fresh));
+  return out.finish();
+}
+
+py::object clip(py::handle x_object, py::handle low_object, py::handle high_object,
+                py::handle out_object) {
+  const Mixed<3> mixed("clip", {"x", "low", "high"}, {x_object, low_object, high_object});
+  const Array &x = mixed.arrays[0], &low = mixed.arrays[1], &high = mixed.arrays[2];
+  const Shape shape = common_shape("clip", "x", x, "low", low, "high", high);
+  Output out = map_output("clip", out_object, x.dtype, shape, {&x, &low, &high});
+  separate("clip", out, "x", x);
+  separate("clip", out, "low", low);
+  separate("clip", out, "high", high);
+  const MapArgs args = plan_map(out.array, {&x, &low, &high});
+  run(elementwise_clip_kernel(), args, map_split(args, 0.15, out.is_fresh));
   return out.finish();
 }
 
@@ -73,11 +142,30 @@ void bind_elementwise(py::module_& m) {
   });
   HOTLOOP_UNARY(HOTLOOP_X)
 #undef HOTLOOP_X
-#define HOTLOOP_X(name, value)                                      \
-  m.def(#name, [](py::handle a, py::handle b, py::handle out) {     \
-    return binary(#name, elementwise_##name##_kernel(), a, b, out); \
+#define HOTLOOP_X(name, value, cost)                                      \
+  m.def(#name, [](py::handle a, py::handle b, py::handle out) {           \
+    return binary(#name, elementwise_##name##_kernel(), cost, a, b, out); \
   });
   HOTLOOP_BINARY(HOTLOOP_X)
+#undef HOTLOOP_X
+#define HOTLOOP_X(name, value)                                       \
+  m.def(#name, [](py::handle a, py::handle b, py::handle out) {      \
+    return compare(#name, elementwise_##name##_kernel(), a, b, out); \
+  });
+  HOTLOOP_COMPARE(HOTLOOP_X)
+#undef HOTLOOP_X
+  m.def("where", &where);
+  m.def("clip", &clip);
+#define HOTLOOP_X(name, ...) names.append(#name);
+  py::list names;
+  HOTLOOP_UNARY(HOTLOOP_X)
+  m.attr("unary_functions") = py::tuple(names);
+  names = py::list();
+  HOTLOOP_BINARY(HOTLOOP_X)
+  m.attr("binary_functions") = py::tuple(names);
+  names = py::list();
+  HOTLOOP_COMPARE(HOTLOOP_X)
+  m.attr("comparisons") = py::tuple(names);
 #undef HOTLOOP_X
 }
 

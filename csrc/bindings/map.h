@@ -24,6 +24,9 @@ Shape broadcast_shape(const char* op, const char* name_a, const Array& a, const 
 Output map_output(const char* op, py::handle out, DType dtype, const Shape& shape,
                   Operands operands);
 
+// The same for a result of bool.
+Output map_flags(const char* op, py::handle out, const Shape& shape, Operands operands);
+
 // Merges the axes and orders them by the output's memory. The operands broadcast to out's shape.
 MapArgs plan_map(const Array& out, Operands operands);
 

@@ -82,22 +82,21 @@ template <int Inputs, class T, class F>
   }
 }
 
-template <int Inputs, class T, class F>
-static inline void map_rows(const MapArgs& args, std::int64_t begin, std::int64_t end, F f) {
+// Calls row(offset, step, n) for every row, or part of one, that the units [begin, end) cover:
+// where each operand begins and how far its elements lie apart.
+template <int Operands, class Row>
+[[gnu::always_inline]] static inline void each_row(const MapArgs& args, std::int64_t begin,
+                                                   std::int64_t end, Row row) {
   const int last = args.ndim - 1;
   std::int64_t index[kMapDims];
-  std::int64_t offset[Inputs + 1] = {};
-  std::int64_t step[Inputs + 1];
-  bool dense = true;
-  for (int k = 0; k <= Inputs; ++k) {
-    step[k] = args.strides[k][last];
-    dense &= step[k] == 1;
-  }
+  std::int64_t offset[Operands] = {};
+  std::int64_t step[Operands];
+  for (int k = 0; k < Operands; ++k) step[k] = args.strides[k][last];
   std::int64_t piece = begin % args.pieces;
-  for (std::int64_t axis = last - 1, row = begin / args.pieces; axis >= 0; --axis) {
-    index[axis] = row % args.shape[axis];
-    row /= args.shape[axis];
-    for (int k = 0; k <= Inputs; ++k) offset[k] += index[axis] * args.strides[k][axis];
+  for (std::int64_t axis = last - 1, rest = begin / args.pieces; axis >= 0; --axis) {
+    index[axis] = rest % args.shape[axis];
+    rest /= args.shape[axis];
+    for (int k = 0; k < Operands; ++k) offset[k] += index[axis] * args.strides[k][axis];
   }
   while (begin < end) {
     const std::int64_t left = args.pieces - piece;
@@ -105,25 +104,39 @@ static inline void map_rows(const MapArgs& args, std::int64_t begin, std::int64_
     const std::int64_t from = piece * args.piece;
     const std::int64_t rest = args.shape[last] - from;
     const std::int64_t n = rest < taken * args.piece ? rest : taken * args.piece;
-    T* out = static_cast<T*>(args.data[0]) + offset[0] + from * step[0];
-    const T* in[Inputs];
-    for (int k = 0; k < Inputs; ++k) {
-      in[k] = static_cast<const T*>(args.data[k + 1]) + offset[k + 1] + from * step[k + 1];
-    }
-    if (dense) {
-      map_dense<Inputs>(out, in, n, args.stream, f);
-    } else {
-      map_any<Inputs>(out, in, step, n, f);
-    }
+    std::int64_t first[Operands];
+    for (int k = 0; k < Operands; ++k) first[k] = offset[k] + from * step[k];
+    row(first, step, n);
     begin += taken;
     piece = 0;
     for (int axis = last - 1; axis >= 0; --axis) {  // the next row
-      for (int k = 0; k <= Inputs; ++k) offset[k] += args.strides[k][axis];
+      for (int k = 0; k < Operands; ++k) offset[k] += args.strides[k][axis];
       if (++index[axis] < args.shape[axis]) break;
-      for (int k = 0; k <= Inputs; ++k) offset[k] -= args.shape[axis] * args.strides[k][axis];
+      for (int k = 0; k < Operands; ++k) offset[k] -= args.shape[axis] * args.strides[k][axis];
       index[axis] = 0;
     }
   }
+}
+
+template <int Inputs, class T, class F>
+static inline void map_rows(const MapArgs& args, std::int64_t begin, std::int64_t end, F f) {
+  bool dense = true;
+  for (int k = 0; k <= Inputs; ++k) dense &= args.strides[k][args.ndim - 1] == 1;
+  each_row<Inputs + 1>(args, begin, end,
+                       [&](const std::int64_t(&first)[Inputs + 1],
+                           const std::int64_t(&step)[Inputs + 1], std::int64_t n)
+                           __attribute__((always_inline)) {
+                             T* out = static_cast<T*>(args.data[0]) + first[0];
+                             const T* in[Inputs];
+                             for (int k = 0; k < Inputs; ++k) {
+                               in[k] = static_cast<const T*>(args.data[k + 1]) + first[k + 1];
+                             }
+                             if (dense) {
+                               map_dense<Inputs>(out, in, n, args.stream, f);
+                             } else {
+                               map_any<Inputs>(out, in, step, n, f);
+                             }
+                           });
   if (args.stream) simd::stream_fence();
 }
 

@@ -9,8 +9,9 @@ namespace hotloop {
 
 namespace {
 
-// NPY_BYTE, NPY_UBYTE, NPY_INT, ...: part of NumPy's ABI. From kNumpyUser on: dtypes of others.
-constexpr int kNumpyByte = 1, kNumpyUbyte = 2, kNumpyInt = 5, kNumpyLong = 7;
+// NPY_BOOL, NPY_BYTE, NPY_UBYTE, NPY_INT, ...: part of NumPy's ABI. From kNumpyUser on: dtypes of
+// others.
+constexpr int kNumpyBool = 0, kNumpyByte = 1, kNumpyUbyte = 2, kNumpyInt = 5, kNumpyLong = 7;
 constexpr int kNumpyFloat = 11, kNumpyDouble = 12, kNumpyUser = 256;
 
 // bfloat16 is a dtype of ml_dtypes, which we need not have: known by its name when it comes along.
@@ -43,7 +44,7 @@ bool is_array(py::handle object) {
 // Reads shape and strides; false where the strides are no multiple of the item.
 bool read_layout(py::handle object, Array* array) {
   const auto* raw = proxy(object);
-  const std::int64_t item = item_size(array->dtype);
+  const std::int64_t item = array->item();
   array->ndim = raw->nd;
   array->data = raw->data;
   array->size = 1;
@@ -96,12 +97,27 @@ std::string quoted(const char* op, const char* name) {
   return std::string(op) + ": " + name;
 }
 
-void require_array(const char* op, const char* name, py::handle object, DType* dtype,
-                   DTypes allowed = kFloats) {
+bool is_aligned(py::handle object) {
+  return (proxy(object)->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+}
+bool is_writable(py::handle object) {
+  return (proxy(object)->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
+}
+
+void require_ndarray(const char* op, const char* name, py::handle object) {
   if (!is_array(object)) {
     throw DTypeError(quoted(op, name) + " must be a numpy.ndarray, got " + type_text(object) +
                      "; numpy.asarray makes one");
   }
+  if (proxy(object)->nd > kMaxDims) {
+    throw ShapeError(quoted(op, name) + " must have at most " + std::to_string(kMaxDims) +
+                     " axes, got " + std::to_string(proxy(object)->nd));
+  }
+}
+
+void require_array(const char* op, const char* name, py::handle object, DType* dtype,
+                   DTypes allowed = kFloats) {
+  require_ndarray(op, name, object);
   if (!dtype_of(object, dtype) || !(allowed >> static_cast<unsigned>(*dtype) & 1u)) {
     DType first = DType::f32;
     while (!(allowed >> static_cast<unsigned>(first) & 1u)) first = DType(int(first) + 1);
@@ -110,17 +126,12 @@ void require_array(const char* op, const char* name, py::handle object, DType* d
                      py::str(py::handle(proxy(object)->descr)).cast<std::string>() +
                      "; convert it with .astype(numpy." + dtype_name(first) + ")");
   }
-  if (proxy(object)->nd > kMaxDims) {
-    throw ShapeError(quoted(op, name) + " must have at most " + std::to_string(kMaxDims) +
-                     " axes, got " + std::to_string(proxy(object)->nd));
-  }
 }
 
-bool is_aligned(py::handle object) {
-  return (proxy(object)->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
-}
-bool is_writable(py::handle object) {
-  return (proxy(object)->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
+void require_writable(const char* op, py::handle out, const Shape& shape) {
+  if (is_writable(out)) return;
+  throw OutputError(std::string(op) + ": out must be writable, got a read-only array of shape " +
+                    shape_text(shape) + "; pass a copy or leave out away");
 }
 
 // First and one past the last byte that an array touches.
@@ -206,6 +217,21 @@ Array input(const char* op, const char* name, py::handle object, DTypes allowed)
   return array;
 }
 
+Array flags_input(const char* op, const char* name, py::handle object) {
+  require_ndarray(op, name, object);
+  const auto* descr = py::detail::array_descriptor_proxy(proxy(object)->descr);
+  if (descr->type_num != kNumpyBool) {
+    throw DTypeError(quoted(op, name) + " must be bool, got " +
+                     py::str(py::handle(proxy(object)->descr)).cast<std::string>() +
+                     "; compare it (x > 0)");
+  }
+  Array array;
+  array.is_flags = true;
+  read_layout(object, &array);
+  array.owner = py::reinterpret_borrow<py::object>(object);
+  return array;
+}
+
 Array in_place(const char* op, const char* name, py::handle object) {
   Array array;
   require_array(op, name, object, &array.dtype);
@@ -288,10 +314,7 @@ void Output::take(const char* op, py::handle out, DType dtype, const Shape& shap
   }
   array = describe(out);
   require_shape(op, "out", array, shape);
-  if (!is_writable(out)) {
-    throw OutputError(std::string(op) + ": out must be writable, got a read-only array of shape " +
-                      shape_text(shape) + "; pass a copy or leave out away");
-  }
+  require_writable(op, out, shape);
   is_fresh = false;
   target = py::reinterpret_borrow<py::object>(out);
 }
@@ -328,6 +351,22 @@ Output::Output(const char* op, py::handle out, DType dtype, const Shape& shape,
     array = describe(target);
   }
   data = array.data;
+}
+
+Output Output::flags(const char* op, py::handle out, const Shape& shape, const Shape& strides) {
+  Output made;
+  if (given(out)) {
+    made.array = flags_input(op, "out", out);
+    require_shape(op, "out", made.array, shape);
+    require_writable(op, out, shape);
+    made.is_fresh = false;
+    made.target = made.array.owner;
+  } else {
+    made.target = new_array(op, py::dtype(kNumpyBool), shape, strides);
+    made.array = flags_input(op, "out", made.target);
+  }
+  made.data = made.array.data;
+  return made;
 }
 
 py::object Output::finish() {

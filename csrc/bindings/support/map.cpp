@@ -44,13 +44,12 @@ Shape broadcast_shape(const char* op, const char* name_a, const Array& a, const 
   return shape;
 }
 
-Output map_output(const char* op, py::handle out, DType dtype, const Shape& shape,
-                  Operands operands) {
+Shape map_strides(const char* op, const Shape& shape, std::int64_t item, Operands operands) {
   const int ndim = static_cast<int>(shape.size());
-  if (given(out) || ndim < 2) return Output(op, out, dtype, shape);
+  if (ndim < 2) return {};
   bool row_major = true;
   for (const Array* a : operands) row_major = row_major && a->contiguous();
-  if (row_major) return Output(op, out, dtype, shape);
+  if (row_major) return {};
   // Insertion sort by stride, largest first; an operand that broadcasts along an axis has no say in
   // it.
   std::array<int, kMaxDims> order;
@@ -70,7 +69,7 @@ Output map_output(const char* op, py::handle out, DType dtype, const Shape& shap
     }
     order[static_cast<std::size_t>(place)] = axis;
   }
-  checked_product(op, shape.data(), ndim, item_size(dtype));
+  checked_product(op, shape.data(), ndim, item);
   Shape strides(shape.size());
   std::int64_t step = 1;
   for (int place = ndim - 1; place >= 0; --place) {
@@ -78,12 +77,23 @@ Output map_output(const char* op, py::handle out, DType dtype, const Shape& shap
     strides[axis] = step;
     step *= shape[axis];
   }
-  return Output(op, out, dtype, shape, strides);
+  return strides;
+}
+
+Output map_output(const char* op, py::handle out, DType dtype, const Shape& shape,
+                  Operands operands) {
+  if (given(out)) return Output(op, out, dtype, shape);
+  const Shape strides = map_strides(op, shape, item_size(dtype), operands);
+  return strides.empty() ? Output(op, out, dtype, shape) : Output(op, out, dtype, shape, strides);
+}
+
+Output map_flags(const char* op, py::handle out, const Shape& shape, Operands operands) {
+  return Output::flags(op, out, shape, given(out) ? Shape{} : map_strides(op, shape, 1, operands));
 }
 
 MapArgs plan_map(const Array& out, Operands operands) {
   MapArgs args;
-  args.dtype = out.dtype;
+  args.dtype = out.is_flags ? operands.begin()[0]->dtype : out.dtype;
   args.scalar = 0;
   const int count = static_cast<int>(operands.size()) + 1;
   args.data[0] = out.data;
@@ -105,8 +115,8 @@ MapArgs plan_map(const Array& out, Operands operands) {
         strides[k] = broadcast_stride(*operands.begin()[k - 1], axis, out.ndim);
       }
       if (strides[0] < 0) {  // walk the output upwards
-        const std::int64_t item = item_size(out.dtype);
         for (int k = 0; k < count; ++k) {
+          const std::int64_t item = k == 0 ? out.item() : operands.begin()[k - 1]->item();
           args.data[k] = static_cast<char*>(args.data[k]) + (size - 1) * strides[k] * item;
           strides[k] = -strides[k];
         }
@@ -135,7 +145,7 @@ MapArgs plan_map(const Array& out, Operands operands) {
     ndim = merged + 1;
   }
   args.ndim = ndim;
-  args.stream = out.size * count * item_size(out.dtype) >= kStreamBytes;
+  args.stream = out.size * count * out.item() >= kStreamBytes;
   for (int k = 1; k < count; ++k) args.stream = args.stream && args.data[k] != args.data[0];
   const std::int64_t row = args.shape[ndim - 1];
   args.piece = std::min(row, kPiece);

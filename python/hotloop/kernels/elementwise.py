@@ -1,157 +1,49 @@
-"""Arithmetic and elementary functions, element by element, with ``out=``.
+"""Arithmetic, elementary functions and comparisons, element by element, with ``out=``.
 
-Arrays are float32 or float64, of any shape and strides; two arrays must share their dtype and
+Arrays are float32 or float64, of any shape and strides; several must share their dtype and
 broadcast as NumPy's do. One operand of the binary functions may be a Python number, which takes the
 array's dtype. The result's axes lie in memory as those of the operands do; ``out`` may be an
 operand itself. All raise ``DTypeError`` for other or different dtypes, ``ShapeError`` for shapes
 that do not broadcast, ``OutputError`` for an ``out`` that is read-only or partly overlaps an
-operand.
+operand. The functions stand in three tables, which the tests read as well.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
 from hotloop import _core
 
 __all__ = [
-    "abs",
-    "add",
-    "div",
-    "erf",
-    "exp",
-    "expm1",
-    "log",
-    "log1p",
-    "maximum",
-    "minimum",
-    "mul",
-    "neg",
-    "reciprocal",
-    "sqrt",
-    "square",
-    "sub",
-]
+    "abs", "add", "clip", "cos", "div", "eq", "erf", "exp", "expm1", "ge", "gt", "le", "log",
+    "log1p", "lt", "maximum", "minimum", "mul", "ne", "neg", "pow", "reciprocal", "rsqrt", "sign",
+    "sin", "sqrt", "square", "sub", "where",
+]  # fmt: skip
 
-T = TypeVar("T", bound=np.floating)
+Array = npt.NDArray[Any]
+Operand = Array | float
 
 
-def add(
-    a: NDArray[T] | float, b: NDArray[T] | float, *, out: NDArray[T] | None = None
-) -> NDArray[T]:
-    """``a + b``.
+class Unary(Protocol):
+    """A function of one array."""
 
-    Args:
-        a: float32 or float64, any shape and strides, or a Python number.
-        b: Likewise, of the same dtype; the shapes broadcast. At most one is a number.
-        out: Where to write the result, any strides; may be a or b itself.
+    __name__: str
 
-    Returns:
-        ``out``, or a fresh array whose axes lie in memory as the operands' do.
-
-    Raises:
-        DTypeError: If the dtypes differ or are neither float32 nor float64.
-        ShapeError: If the shapes do not broadcast, or out does not have the shape of the result.
-        OutputError: If out is read-only or partly overlaps an operand.
-    """
-    return _core.add(a, b, out)
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array: ...
 
 
-def sub(
-    a: NDArray[T] | float, b: NDArray[T] | float, *, out: NDArray[T] | None = None
-) -> NDArray[T]:
-    """``a - b``.
+class Binary(Protocol):
+    """A function of two arrays, one of which may be a number."""
 
-    Arguments, result and errors as in :func:`add`.
-    """
-    return _core.sub(a, b, out)
+    __name__: str
+
+    def __call__(self, a: Operand, b: Operand, *, out: Array | None = None) -> Array: ...
 
 
-def mul(
-    a: NDArray[T] | float, b: NDArray[T] | float, *, out: NDArray[T] | None = None
-) -> NDArray[T]:
-    """``a * b``.
-
-    Arguments, result and errors as in :func:`add`.
-    """
-    return _core.mul(a, b, out)
-
-
-def div(
-    a: NDArray[T] | float, b: NDArray[T] | float, *, out: NDArray[T] | None = None
-) -> NDArray[T]:
-    """``a / b``.
-
-    Arguments, result and errors as in :func:`add`.
-    """
-    return _core.div(a, b, out)
-
-
-def maximum(
-    a: NDArray[T] | float, b: NDArray[T] | float, *, out: NDArray[T] | None = None
-) -> NDArray[T]:
-    """The larger one; NaN if either is NaN.
-
-    Arguments, result and errors as in :func:`add`.
-    """
-    return _core.maximum(a, b, out)
-
-
-def minimum(
-    a: NDArray[T] | float, b: NDArray[T] | float, *, out: NDArray[T] | None = None
-) -> NDArray[T]:
-    """The smaller one; NaN if either is NaN.
-
-    Arguments, result and errors as in :func:`add`.
-    """
-    return _core.minimum(a, b, out)
-
-
-def neg(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """``-x``.
-
-    Arguments, result and errors as in :func:`exp`.
-    """
-    return _core.neg(x, out)
-
-
-def abs(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """``|x|``.
-
-    Arguments, result and errors as in :func:`exp`.
-    """
-    return _core.abs(x, out)
-
-
-def square(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """``x * x``.
-
-    Arguments, result and errors as in :func:`exp`.
-    """
-    return _core.square(x, out)
-
-
-def reciprocal(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """``1 / x``.
-
-    Arguments, result and errors as in :func:`exp`.
-    """
-    return _core.reciprocal(x, out)
-
-
-def sqrt(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """Square root, correctly rounded; NaN below 0.
-
-    Arguments, result and errors as in :func:`exp`.
-    """
-    return _core.sqrt(x, out)
-
-
-def exp(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """Exponential, within 2 ULP in float32 and 4 in float64.
+_UNARY_TEXT = """{}.
 
     Args:
         x: float32 or float64, any shape and strides.
@@ -165,36 +57,122 @@ def exp(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
         ShapeError: If out has another shape.
         OutputError: If out is read-only or partly overlaps x.
     """
-    return _core.exp(x, out)
+_BINARY_TEXT = """{}.
 
+    Args:
+        a: float32 or float64, any shape and strides, or a Python number.
+        b: Likewise, of the same dtype; the shapes broadcast. At most one is a number.
+        out: Where to write the result, {}.
 
-def expm1(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """``exp(x) - 1`` without cancellation near 0.
+    Returns:
+        ``out``, or a fresh array whose axes lie in memory as the operands' do.
 
-    Arguments, result and errors as in :func:`exp`.
+    Raises:
+        DTypeError: If the dtypes differ or are neither float32 nor float64.
+        ShapeError: If the shapes do not broadcast, or out does not have the shape of the result.
+        OutputError: If out is read-only or {}.
     """
-    return _core.expm1(x, out)
 
 
-def log(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """Natural logarithm; ``-inf`` at 0, NaN below.
+def _named(function: Any, name: str, text: str) -> Any:
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = text
+    return function
 
-    Arguments, result and errors as in :func:`exp`.
+
+def _unary(name: str, text: str) -> Unary:
+    kernel = getattr(_core, name)
+
+    def function(x: Array, *, out: Array | None = None) -> Array:
+        return kernel(x, out)
+
+    return _named(function, name, _UNARY_TEXT.format(text))
+
+
+def _binary(name: str, text: str, compares: bool = False) -> Binary:
+    kernel = getattr(_core, name)
+
+    def function(a: Operand, b: Operand, *, out: Array | None = None) -> Array:
+        return kernel(a, b, out)
+
+    out = "any strides; may be a or b itself", "partly overlaps an operand"
+    if compares:
+        text, out = f"Whether {text}: bool", ("bool, any strides", "overlaps an operand")
+    return _named(function, name, _BINARY_TEXT.format(text, *out))
+
+
+_ULP = "within 2 ULP in float32 and 4 in float64"
+
+neg = _unary("neg", "``-x``")
+abs = _unary("abs", "``|x|``")
+sign = _unary("sign", "-1, 0 or 1; 0 for NaN, as in PyTorch")
+square = _unary("square", "``x * x``")
+reciprocal = _unary("reciprocal", "``1 / x``")
+sqrt = _unary("sqrt", "Square root, correctly rounded; NaN below 0")
+rsqrt = _unary("rsqrt", "``1 / sqrt(x)``, both correctly rounded; NaN below 0")
+exp = _unary("exp", f"Exponential, {_ULP}")
+expm1 = _unary("expm1", f"``exp(x) - 1`` without cancellation near 0, {_ULP}")
+log = _unary("log", f"Natural logarithm; ``-inf`` at 0, NaN below; {_ULP}")
+log1p = _unary("log1p", f"``log(1 + x)`` without cancellation near 0, {_ULP}")
+sin = _unary("sin", "Sine of any argument, within 1 ULP; NaN at the infinities")
+cos = _unary("cos", "Cosine of any argument, within 1 ULP; NaN at the infinities")
+erf = _unary("erf", f"Error function, {_ULP}")
+
+add = _binary("add", "``a + b``")
+sub = _binary("sub", "``a - b``")
+mul = _binary("mul", "``a * b``")
+div = _binary("div", "``a / b``")
+maximum = _binary("maximum", "The larger one; NaN if either is NaN")
+minimum = _binary("minimum", "The smaller one; NaN if either is NaN")
+pow = _binary(
+    "pow", "``a ** b``, within 1 ULP in float32 and 2 in float64; special cases as in C99"
+)
+
+eq = _binary("eq", "``a == b``", compares=True)
+ne = _binary("ne", "``a != b``", compares=True)
+lt = _binary("lt", "``a < b``", compares=True)
+le = _binary("le", "``a <= b``", compares=True)
+gt = _binary("gt", "``a > b``", compares=True)
+ge = _binary("ge", "``a >= b``", compares=True)
+
+
+def where(
+    condition: npt.NDArray[np.bool_], a: Operand, b: Operand, *, out: Array | None = None
+) -> Array:
+    """``a`` where the condition holds, ``b`` elsewhere; all three broadcast.
+
+    Args:
+        condition: bool, any shape and strides.
+        a: float32 or float64, any shape and strides, or a Python number.
+        b: Likewise, of the same dtype. At most one is a number.
+        out: Where to write the result, any strides; may be a or b itself.
+
+    Returns:
+        ``out``, or a fresh array whose axes lie in memory as those of a and b do.
+
+    Raises:
+        DTypeError: If the condition is not bool, or the dtypes of a and b differ or are no floats.
+        ShapeError: If the shapes do not broadcast, or out does not have the shape of the result.
+        OutputError: If out is read-only or partly overlaps an operand.
     """
-    return _core.log(x, out)
+    return _core.where(condition, a, b, out)
 
 
-def log1p(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """``log(1 + x)`` without cancellation near 0.
+def clip(x: Operand, low: Operand, high: Operand, *, out: Array | None = None) -> Array:
+    """``minimum(maximum(x, low), high)``: NaN if one of them is NaN, high where low is above it.
 
-    Arguments, result and errors as in :func:`exp`.
+    Args:
+        x: float32 or float64, any shape and strides.
+        low: The least value: an array of the same dtype that broadcasts, or a Python number.
+        high: The greatest value, likewise.
+        out: Where to write the result, any strides; may be an operand itself.
+
+    Returns:
+        ``out``, or a fresh array whose axes lie in memory as the operands' do.
+
+    Raises:
+        DTypeError: If the dtypes differ or are neither float32 nor float64.
+        ShapeError: If the shapes do not broadcast, or out does not have the shape of the result.
+        OutputError: If out is read-only or partly overlaps an operand.
     """
-    return _core.log1p(x, out)
-
-
-def erf(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
-    """Error function, within 2 ULP in float32 and 4 in float64.
-
-    Arguments, result and errors as in :func:`exp`.
-    """
-    return _core.erf(x, out)
+    return _core.clip(x, low, high, out)

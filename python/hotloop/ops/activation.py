@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .. import kernels
-from .._core import DTypeError
 from ..autograd import Backward, Node, is_grad_enabled, record, recording, wrap
 from .arithmetic import where
 from .common import Array, tensor_of
@@ -17,8 +15,8 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 __all__ = [
-    "cos", "elu", "exp", "gelu", "hardswish", "leaky_relu", "log", "reciprocal", "relu", "rsqrt",
-    "sigmoid", "silu", "sin", "softplus", "sqrt", "square", "tanh",
+    "cos", "elu", "erf", "exp", "expm1", "gelu", "hardswish", "leaky_relu", "log", "log1p",
+    "reciprocal", "relu", "rsqrt", "sigmoid", "silu", "sin", "softplus", "sqrt", "square", "tanh",
 ]  # fmt: skip
 
 
@@ -126,85 +124,60 @@ def hardswish(a: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------
-# Elementary functions. NumPy's, like the kernels, say nothing about overflow and NaN here.
+# Elementary functions: a kernel and its derivative, which reads the input or the output. Kernels
+# say nothing about overflow and NaN.
 
 
-def exp(a: Tensor) -> Tensor:
-    """e to the power of a."""
-    out = kernels.exp(_array("exp", a))
-    if recording(a):
-        return record(out, _exp_backward, (a,), (out,), guard_output=True)
-    return wrap(out)
+def _function(
+    name: str, text: str, derivative: Callable[[Array, Array], Array], *, of_output: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """The op of a kernel. derivative(dy, kept) gives the gradient, kept being the input or the
+    output."""
+    kernel = getattr(kernels, name)
+
+    def backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+        return (derivative(dy, node.saved[0]),)
+
+    def function(a: Tensor) -> Tensor:
+        out = kernel(_array(name, a))
+        if not recording(a):
+            return wrap(out)
+        if of_output:
+            return record(out, backward, (a,), (out,), guard_output=True)
+        return record(out, backward, (a,), (a._data,), (a,))
+
+    backward.__name__ = f"_{name}_backward"
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = text
+    return function
 
 
-def _exp_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    return (kernels.mul(dy, node.saved[0]),)
+_k: Any = kernels
+_mul, _div, _neg = _k.mul, _k.div, _k.neg
 
-
-def log(a: Tensor) -> Tensor:
-    """The natural logarithm: -inf at 0, NaN below."""
-    out = kernels.log(_array("log", a))
-    if recording(a):
-        return record(out, _log_backward, (a,), (a._data,), (a,))
-    return wrap(out)
-
-
-def _log_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    return (kernels.div(dy, node.saved[0]),)
-
-
-def sqrt(a: Tensor) -> Tensor:
-    """The square root: NaN below 0."""
-    out = kernels.sqrt(_array("sqrt", a))
-    if recording(a):
-        return record(out, _sqrt_backward, (a,), (out,), guard_output=True)
-    return wrap(out)
-
-
-def _sqrt_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    return (kernels.div(dy, kernels.add(node.saved[0], node.saved[0])),)
-
-
-def _by_numpy(op: str, function: np.ufunc, a: Tensor) -> Array:
-    data = tensor_of(op, a)._data
-    if data.dtype.kind != "f":
-        raise DTypeError(f"{op}: a float tensor is expected, got {data.dtype}; call .float() first")
-    with np.errstate(all="ignore"):
-        return np.asarray(function(data))
-
-
-def sin(a: Tensor) -> Tensor:
-    """The sine."""
-    out = _by_numpy("sin", np.sin, a)
-    return record(out, _sin_backward, (a,), (a._data,), (a,)) if recording(a) else wrap(out)
-
-
-def _sin_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    with np.errstate(all="ignore"):
-        return (kernels.mul(dy, np.asarray(np.cos(node.saved[0]))),)
-
-
-def cos(a: Tensor) -> Tensor:
-    """The cosine."""
-    out = _by_numpy("cos", np.cos, a)
-    return record(out, _cos_backward, (a,), (a._data,), (a,)) if recording(a) else wrap(out)
-
-
-def _cos_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    with np.errstate(all="ignore"):
-        return (np.asarray(np.negative(kernels.mul(dy, np.asarray(np.sin(node.saved[0]))))),)
-
-
-def square(a: Tensor) -> Tensor:
-    """a * a."""
-    return a * a
-
-
-def reciprocal(a: Tensor) -> Tensor:
-    """1 / a."""
-    return 1.0 / a
-
-
-def rsqrt(a: Tensor) -> Tensor:
-    """1 / sqrt(a)."""
-    return 1.0 / sqrt(a)
+exp = _function("exp", "e to the power of a.", lambda dy, y: _mul(dy, y), of_output=True)
+expm1 = _function(
+    "expm1", "exp(a) - 1, exact near 0.", lambda dy, y: _mul(dy, _k.add(y, 1)), of_output=True
+)
+log = _function("log", "The natural logarithm: -inf at 0, NaN below.", lambda dy, x: _div(dy, x))
+log1p = _function("log1p", "log(1 + a), exact near 0.", lambda dy, x: _div(dy, _k.add(x, 1)))
+sqrt = _function(
+    "sqrt", "The square root: NaN below 0.", lambda dy, y: _div(dy, _mul(y, 2)), of_output=True
+)
+rsqrt = _function(
+    "rsqrt",
+    "1 / sqrt(a).",
+    lambda dy, y: _mul(_mul(dy, -0.5), _mul(_k.square(y), y)),
+    of_output=True,
+)
+reciprocal = _function(
+    "reciprocal", "1 / a.", lambda dy, y: _neg(_mul(dy, _k.square(y))), of_output=True
+)
+square = _function("square", "a * a.", lambda dy, x: _mul(dy, _mul(x, 2)))
+sin = _function("sin", "The sine, of any argument.", lambda dy, x: _mul(dy, _k.cos(x)))
+cos = _function("cos", "The cosine, of any argument.", lambda dy, x: _neg(_mul(dy, _k.sin(x))))
+erf = _function(
+    "erf",
+    "The error function.",
+    lambda dy, x: _mul(_mul(dy, 2 / math.sqrt(math.pi)), _k.exp(_neg(_k.square(x)))),
+)

@@ -15,7 +15,6 @@ from .common import (
     Operand,
     Scalar,
     broadcast_error,
-    constant,
     is_float,
     operands,
     unbroadcast,
@@ -180,16 +179,54 @@ def _neg_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
 
 
 def pow(a: Operand, b: Operand) -> Tensor:
-    """a ** b, element by element."""
+    """a ** b, element by element; integers to negative powers raise, or give 0 for a tensor b."""
+    if _takes_number(a, b):
+        return _power_of_number(a, b)  # type: ignore[arg-type]
     if isinstance(b, float) and b.is_integer() and isinstance(a, Value) and not is_float(a._data):
         b = int(b)
     x, y = operands("pow", a, b)
     xa, ya = x._data, y._data
-    with np.errstate(all="ignore"):
-        out = by_numpy("pow", np.power, xa, ya)
+    if not is_float(xa):
+        if not isinstance(b, Value) and (ya < 0).any():
+            raise ValueError(
+                f"pow: integers to negative integer powers are not allowed, got {b}; "
+                "convert the tensor first (.float())"
+            )
+        return wrap(by_numpy("pow", _integer_power, xa, ya))
+    out = kernels.pow(xa, ya)
     if recording(x, y):
         return record(out, _pow_backward, (x, y), (xa, ya, out), (x, y), guard_output=True)
     return wrap(out)
+
+
+def _integer_power(x: Array, y: Array) -> Array:
+    out = np.power(x, np.maximum(y, 0))
+    if y.dtype.kind == "i" and (y < 0).any():  # only 1 and -1 have such powers
+        inverse = np.where(x == 1, 1, np.where(x == -1, 1 - 2 * (y % 2), 0))
+        out = np.where(y < 0, inverse, out).astype(x.dtype)
+    return np.asarray(out)
+
+
+def _power_of_number(a: Tensor, b: float) -> Tensor:
+    data = a._data
+    if b == 2:
+        out = kernels.square(data)
+    elif b == 0.5:
+        out = kernels.sqrt(data)
+    else:
+        out = kernels.pow(data, b)
+    if recording(a):
+        return record(out, _power_backward, (a,), (data, b), (a,))
+    return wrap(out)
+
+
+def _power_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    data, b = node.saved
+    if b == 0:
+        return (np.zeros_like(dy),)
+    if b == 2:
+        return (kernels.mul(dy, kernels.mul(data, 2)),)
+    return (kernels.mul(dy, kernels.mul(kernels.pow(data, b - 1), b)),)
 
 
 def _pow_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
@@ -197,86 +234,115 @@ def _pow_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
     wants_x, wants_y = node.inputs
     xa, ya, out = node.saved
     dx = dya = None
-    one = np.array(1, xa.dtype)
-    with np.errstate(all="ignore"):
-        if wants_x is not None:
-            slope = np.where(ya == 0, 0 * one, ya * np.power(xa, ya - one))
-            dx = unbroadcast(np.asarray(dy * slope), xa.shape)
-        if wants_y is not None:
-            slope = np.where((xa == 0) & (ya >= 0), 0 * one, out * np.log(xa))
-            dya = unbroadcast(np.asarray(dy * slope), ya.shape)
+    if wants_x is not None:
+        slope = kernels.mul(ya, kernels.pow(xa, kernels.sub(ya, 1)))
+        slope = kernels.where(kernels.eq(ya, 0), 0, slope)
+        dx = unbroadcast(kernels.mul(dy, slope), xa.shape)
+    if wants_y is not None:
+        none = np.logical_and(kernels.eq(xa, 0), kernels.ge(ya, 0))
+        slope = kernels.where(none, 0, kernels.mul(out, kernels.log(xa)))
+        dya = unbroadcast(kernels.mul(dy, slope), ya.shape)
     return dx, dya
 
 
 def abs(a: Tensor) -> Tensor:
     """The absolute value; its gradient at 0 is 0."""
-    out = np.asarray(np.abs(a._data))
+    out = kernels.abs(a._data) if is_float(a._data) else np.asarray(np.abs(a._data))
     return record(out, _abs_backward, (a,), (a._data,), (a,)) if recording(a) else wrap(out)
 
 
 def _abs_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    return (np.asarray(dy * np.sign(node.saved[0])),)
+    return (kernels.mul(dy, kernels.sign(node.saved[0])),)
 
 
 def sign(a: Tensor) -> Tensor:
-    """-1, 0 or 1; without gradient."""
-    return wrap(np.asarray(np.sign(a._data)))
+    """-1, 0 or 1, and 0 for NaN; its gradient is 0."""
+    data = a._data
+    out = kernels.sign(data) if is_float(data) else np.asarray(np.sign(data))
+    return record(out, _sign_backward, (a,)) if recording(a) else wrap(out)
+
+
+def _sign_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    return (np.zeros_like(dy),)
 
 
 def maximum(a: Operand, b: Operand) -> Tensor:
     """The larger of both, NaN if either is; equal operands share the gradient in halves."""
-    return _extremum("maximum", np.maximum, a, b)
+    return _extremum("maximum", kernels.maximum, np.maximum, a, b)
 
 
 def minimum(a: Operand, b: Operand) -> Tensor:
     """The smaller of both, NaN if either is; equal operands share the gradient in halves."""
-    return _extremum("minimum", np.minimum, a, b)
+    return _extremum("minimum", kernels.minimum, np.minimum, a, b)
 
 
-def _extremum(op: str, function: Callable[..., Any], a: Operand, b: Operand) -> Tensor:
+def _extremum(
+    op: str, kernel: Callable[..., Array], other: Callable[..., Any], a: Operand, b: Operand
+) -> Tensor:
     x, y = operands(op, a, b)
     xa, ya = x._data, y._data
-    out = by_numpy(op, function, xa, ya)
+    out = kernel(xa, ya) if is_float(xa) else by_numpy(op, other, xa, ya)
     if recording(x, y):
-        return record(out, _extremum_backward, (x, y), (xa, ya, out), (x, y), guard_output=True)
+        return record(out, _extremum_backward, (x, y), (op, xa, ya), (x, y))
     return wrap(out)
 
 
 def _extremum_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    xa, ya, out = node.saved
-    from_x, from_y = xa == out, ya == out
-    half = np.where(from_x & from_y, dy * dy.dtype.type(0.5), dy)
-    zero = dy.dtype.type(0)
+    """As in PyTorch, whoever is not beaten takes the gradient, which NaN never is."""
+    wants_x, wants_y = node.inputs
+    op, xa, ya = node.saved
+    beaten = kernels.lt if op == "maximum" else kernels.gt
+    share = kernels.where(kernels.eq(xa, ya), kernels.mul(dy, 0.5), dy)
     return (
-        unbroadcast(np.where(from_x, half, zero), xa.shape),
-        unbroadcast(np.where(from_y, half, zero), ya.shape),
+        None if wants_x is None else unbroadcast(kernels.where(beaten(xa, ya), 0, share), xa.shape),
+        None if wants_y is None else unbroadcast(kernels.where(beaten(ya, xa), 0, share), ya.shape),
     )
 
 
-def clamp(a: Tensor, min: Scalar | None = None, max: Scalar | None = None) -> Tensor:
-    """a limited to [min, max]; the gradient passes where min <= a <= max."""
+def clamp(a: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
+    """a limited to [min, max], numbers or tensors; the gradient passes where min <= a <= max, and
+    to the bound that was taken elsewhere. Where min > max, the result is max."""
     if min is None and max is None:
         raise ValueError("clamp: at least one of min and max must be given, got neither")
     data = a._data
-    low = None if min is None else constant("clamp", min, data.dtype)._data
-    high = None if max is None else constant("clamp", max, data.dtype)._data
-    out = data if low is None else np.maximum(data, low)
-    out = np.asarray(out if high is None else np.minimum(out, high))
-    if recording(a):
-        inside = np.ones(data.shape, bool)
-        if low is not None:
-            inside &= data >= low
-        if high is not None:
-            inside &= data <= high
-        return record(out, _masked_backward, (a,), (inside,))
+    low = None if min is None else operands("clamp", a, min)[1]
+    high = None if max is None else operands("clamp", a, max)[1]
+    bounds = tuple(bound for bound in (low, high) if bound is not None)
+    limits = [None if bound is None else bound._data for bound in (low, high)]
+    if not is_float(data):
+        out = data if low is None else by_numpy("clamp", np.maximum, data, low._data)
+        return wrap(out if high is None else by_numpy("clamp", np.minimum, out, high._data))
+    if low is None:
+        out = kernels.minimum(data, limits[1])
+    elif high is None:
+        out = kernels.maximum(data, limits[0])
+    else:
+        out = kernels.clip(data, *limits)
+    if recording(a, *bounds):
+        return record(out, _clamp_backward, (a, *bounds), (data, *limits), (a, *bounds))
     return wrap(out)
 
 
 clip = clamp
 
 
-def _masked_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    return (np.where(node.saved[0], dy, dy.dtype.type(0)),)
+def _clamp_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    data, low, high = node.saved
+    below = None if low is None else kernels.lt(data, low)
+    above = None if high is None else kernels.gt(data, high)
+    if below is not None and above is not None:
+        crossed = kernels.gt(low, high)
+        taken = [np.logical_and(below, ~crossed), np.logical_or(above, crossed)]
+        outside = np.logical_or(below, above)
+    else:
+        outside = below if above is None else above
+        taken = [outside]
+    gradients = [kernels.where(outside, 0, dy)] + [kernels.where(t, dy, 0) for t in taken]
+    shapes = [data.shape] + [bound.shape for bound in (low, high) if bound is not None]
+    return tuple(
+        None if wanted is None else unbroadcast(gradient, shape)
+        for wanted, gradient, shape in zip(node.inputs, gradients, shapes)
+    )
 
 
 def where(condition: Tensor | Array, a: Operand, b: Operand) -> Tensor:
@@ -286,10 +352,13 @@ def where(condition: Tensor | Array, a: Operand, b: Operand) -> Tensor:
         raise DTypeError(f"where: condition must be bool, got {mask.dtype}; compare it (x > 0)")
     x, y = operands("where", a, b)
     xa, ya = x._data, y._data
-    try:
-        out = np.where(mask, xa, ya)
-    except ValueError:
-        raise broadcast_error("where", mask, xa, ya) from None
+    if is_float(xa):
+        out = kernels.where(mask, xa, ya)
+    else:
+        try:
+            out = np.where(mask, xa, ya)
+        except ValueError:
+            raise broadcast_error("where", mask, xa, ya) from None
     if recording(x, y):
         return record(out, _where_backward, (x, y), (mask, xa.shape, ya.shape))
     return wrap(out)
@@ -298,8 +367,7 @@ def where(condition: Tensor | Array, a: Operand, b: Operand) -> Tensor:
 def _where_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
     wants_x, wants_y = node.inputs
     mask, x_shape, y_shape = node.saved
-    zero = dy.dtype.type(0)
     return (
-        None if wants_x is None else unbroadcast(np.where(mask, dy, zero), x_shape),
-        None if wants_y is None else unbroadcast(np.where(mask, zero, dy), y_shape),
+        None if wants_x is None else unbroadcast(kernels.where(mask, dy, 0), x_shape),
+        None if wants_y is None else unbroadcast(kernels.where(mask, 0, dy), y_shape),
     )

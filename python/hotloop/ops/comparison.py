@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import kernels
 from ..autograd import Value, wrap
 from .arithmetic import by_numpy
-from .common import Operand, operands, tensor_of
+from .common import Operand, is_float, operands, tensor_of
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -27,34 +28,33 @@ def _compare(op: str, function: Callable[..., Any], a: Operand, b: Operand) -> T
     return wrap(by_numpy(op, function, x._data, y._data))
 
 
-def eq(a: Operand, b: Operand) -> Tensor:
-    """a == b, element by element."""
-    return _compare("eq", np.equal, a, b)
+def _order(
+    op: str, kernel: Callable[..., Any], function: Callable[..., Any]
+) -> Callable[[Operand, Operand], Tensor]:
+    """The comparison `op`: the kernel for floats, NumPy's function for the others."""
+
+    def compare(a: Operand, b: Operand) -> Tensor:
+        if isinstance(a, Value) and is_float(a._data):
+            if isinstance(b, Value):
+                if is_float(b._data) and a._data.dtype == b._data.dtype:
+                    return wrap(kernel(a._data, b._data))
+            elif type(b) is float:
+                return wrap(kernel(a._data, b))
+        return _compare(op, function, a, b)
+
+    compare.__name__ = compare.__qualname__ = op
+    compare.__doc__ = f"Whether a {_SIGNS[op]} b, element by element."
+    return compare
 
 
-def ne(a: Operand, b: Operand) -> Tensor:
-    """a != b, element by element."""
-    return _compare("ne", np.not_equal, a, b)
+_SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
-
-def lt(a: Operand, b: Operand) -> Tensor:
-    """a < b, element by element."""
-    return _compare("lt", np.less, a, b)
-
-
-def le(a: Operand, b: Operand) -> Tensor:
-    """a <= b, element by element."""
-    return _compare("le", np.less_equal, a, b)
-
-
-def gt(a: Operand, b: Operand) -> Tensor:
-    """a > b, element by element."""
-    return _compare("gt", np.greater, a, b)
-
-
-def ge(a: Operand, b: Operand) -> Tensor:
-    """a >= b, element by element."""
-    return _compare("ge", np.greater_equal, a, b)
+eq = _order("eq", kernels.eq, np.equal)
+ne = _order("ne", kernels.ne, np.not_equal)
+lt = _order("lt", kernels.lt, np.less)
+le = _order("le", kernels.le, np.less_equal)
+gt = _order("gt", kernels.gt, np.greater)
+ge = _order("ge", kernels.ge, np.greater_equal)
 
 
 def logical_and(a: Operand, b: Operand) -> Tensor:

@@ -57,10 +57,20 @@ def _operand(op: str, a: Tensor, other: Operand) -> Array:
 
 def _apply(op: str, function: Callable[..., Any], a: Tensor, other: Operand) -> Tensor:
     _check(op, a, other)
+    if type(other) in (int, float) and is_float(a._data):  # no array that might overlap
+        _KERNELS[function](a._data, other, out=a._data)
+        mark_written(a)
+        return a
     with np.errstate(all="ignore"):
         function(a._data, _operand(op, a, other), out=a._data)
     mark_written(a)
     return a
+
+
+_KERNELS: dict[Any, Callable[..., Array]] = {
+    np.add: kernels.add, np.subtract: kernels.sub, np.multiply: kernels.mul,
+    np.divide: kernels.div, np.maximum: kernels.maximum, np.minimum: kernels.minimum,
+}  # fmt: skip
 
 
 def add_(a: Tensor, other: Operand, alpha: Scalar = 1) -> Tensor:

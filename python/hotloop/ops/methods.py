@@ -37,6 +37,11 @@ def _rmatmul(a: Tensor, other: Tensor) -> Tensor:
     return product.matmul(other, a)
 
 
+def _where(a: Tensor, condition: Tensor, other: Operand) -> Tensor:
+    """a where condition holds, other elsewhere."""
+    return arithmetic.where(condition, a, other)
+
+
 class Methods:
     """What Tensor can do, one line for each operation."""
 
@@ -71,7 +76,9 @@ class Methods:
     # functions of one element
     exp, log, sqrt, rsqrt = activation.exp, activation.log, activation.sqrt, activation.rsqrt
     sin, cos, square = activation.sin, activation.cos, activation.square
+    expm1, log1p, erf = activation.expm1, activation.log1p, activation.erf
     reciprocal = activation.reciprocal
+    where = _where
     relu, sigmoid, tanh = activation.relu, activation.sigmoid, activation.tanh
 
     # products
