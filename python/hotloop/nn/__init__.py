@@ -10,5 +10,6 @@ from .flatten import *
 from .linear import *
 from .loss import *
 from .module import *
+from .norm import *
 from .parameter import *
 from .pooling import *
