@@ -12,7 +12,7 @@ import pytest
 
 from conftest import LEVELS
 from hotloop import DTypeError, OutputError, ShapeError
-from hotloop.kernels import gemm
+from hotloop.kernels import gemm, gemm_pack
 from reference import LAYOUTS, assert_close, assert_same_bits, empty_with_layout, with_layout
 
 # Around 4, 6 and 8 rows of a tile and 48 of a unit; around the lanes and the panels of each level;
@@ -95,6 +95,155 @@ def test_beta_zero_does_not_read_out(level, m, k, rng):
     for right in (b, np.asfortranarray(b)):
         out = np.full((m, 70), np.nan, np.float32)
         np.testing.assert_array_equal(gemm(a, right, out=out), a @ b)
+
+
+# A tile's rows and columns, the panels of each level, a unit's rows; the limits of the small path.
+EDGES = ((6, 64), (8, 48), (8, 16), (6, 16), (4, 8), (144, 128), (64, 128))
+
+
+@pytest.mark.parametrize("trans", ["nn", "nt", "tn", "tt"])
+def test_exact_around_every_edge(level, dtype, trans, rng):
+    """m and n one below, at and above the edges of tiles and units, k around vectors and blocks."""
+    trans_a, trans_b = (side == "t" for side in trans)
+    for rows, columns in EDGES:
+        for m in (rows - 1, rows, rows + 1):
+            for n in (columns - 1, columns, columns + 1):
+                for k in (7, 16, 33):
+                    a, b = integers(rng, (m, k), dtype), integers(rng, (k, n), dtype)
+                    c = gemm(stored(a, trans_a), stored(b, trans_b), trans_a=trans_a,
+                             trans_b=trans_b)  # fmt: skip
+                    assert (c == a @ b).all(), (m, n, k)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_exact_for_every_pattern_of_strides(level, dtype, layout, rng):
+    for m, n, k in ((1, 70, 40), (7, 33, 65), (40, 130, 70), (150, 70, 20), (20, 90, 1100)):
+        a, b = integers(rng, (m, k), dtype), integers(rng, (k, n), dtype)
+        c = integers(rng, (m, n), dtype)
+        out = empty_with_layout((m, n), dtype, layout)
+        gemm(
+            with_layout(a, layout), with_layout(b, layout), residual=with_layout(c, layout), out=out
+        )
+        np.testing.assert_array_equal(out, a @ b + c)
+        np.testing.assert_array_equal(gemm(with_layout(a, layout), b), a @ b)
+        np.testing.assert_array_equal(gemm(a, with_layout(b, layout)), a @ b)
+
+
+@pytest.mark.parametrize("step", [512, 1024, 4096])
+def test_rows_a_power_of_two_apart(level, dtype, step, rng):
+    """The rows of A are copied where their steps would put them into the same sets of a cache."""
+    for m, n, k in ((30, 300, 100), (200, 400, 90), (30, 30, 30)):
+        a = np.zeros((m, step), dtype)
+        b = np.zeros((k, step), dtype)
+        a[:, :k], b[:, :n] = integers(rng, (m, k), dtype), integers(rng, (k, n), dtype)
+        c = np.zeros((m, step), dtype)
+        gemm(a[:, :k], b[:, :n], out=c[:, :n])
+        np.testing.assert_array_equal(c[:, :n], a[:, :k] @ b[:, :n])
+        assert not c[:, n:].any()
+        turned = np.ascontiguousarray(a[:, :k].T)
+        np.testing.assert_array_equal(gemm(turned, b[:, :n], trans_a=True), c[:, :n])
+
+
+SHAPES = [(1, 40, 30), (1, 5000, 70), (7, 21, 13), (20, 90, 700), (12, 600, 900), (64, 70, 5000),
+          (50, 130, 20), (200, 700, 1100), (30, 64, 64), (3, 5, 0)]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("trans_b", [False, True])
+def test_residual(level, dtype, shape, trans_b, rng):
+    m, n, k = shape
+    a, b, c = (integers(rng, size, dtype) for size in ((m, k), (k, n), (m, n)))
+    bias, right = integers(rng, n, dtype), stored(b, trans_b)
+    expected = np.maximum(2 * (a @ b) + bias + c, 0)
+    got = gemm(a, right, bias, trans_b=trans_b, alpha=2, activation="relu", residual=c)
+    np.testing.assert_array_equal(got, expected)
+    kept = c.copy()
+    got = gemm(a, right, trans_b=trans_b, residual=c, out=c)  # in place
+    assert got is c
+    np.testing.assert_array_equal(c, a @ b + kept)
+    rows = np.repeat(kept, 2, axis=0)[::-2]
+    np.testing.assert_array_equal(gemm(a, right, trans_b=trans_b, residual=rows), a @ b + rows)
+
+
+def test_residual_of_batches(level, dtype, rng):
+    a, b = integers(rng, (3, 1, 9, 20), dtype), integers(rng, (4, 20, 17), dtype)
+    c = integers(rng, (4, 3, 9, 17), dtype).transpose(1, 0, 2, 3)
+    np.testing.assert_array_equal(gemm(a, b, residual=c), np.matmul(a, b) + c)
+    rows = integers(rng, (3, 4, 9, 17), dtype)[:, ::-1]
+    np.testing.assert_array_equal(gemm(a, b, residual=rows), np.matmul(a, b) + rows)
+    one = integers(rng, (20, 17), dtype)
+    np.testing.assert_array_equal(
+        gemm(a, one, residual=rows[:, :1]), np.matmul(a, one) + rows[:, :1]
+    )
+
+
+def test_residual_is_of_the_results_shape(rng):
+    a = integers(rng, (4, 4), np.float32)
+    with pytest.raises(ShapeError, match=r"residual must have shape \(4, 4\)"):
+        gemm(a, a, residual=a[0])
+    with pytest.raises(DTypeError, match="residual must have the same dtype"):
+        gemm(a, a, residual=a.astype(np.float64))
+    with pytest.raises(ValueError, match="beta must be 0 where residual is given"):
+        gemm(a, a, residual=a, beta=1, out=np.zeros((4, 4), np.float32))
+    wide = np.zeros((5, 4), np.float32)
+    with pytest.raises(OutputError, match="out must not overlap residual"):
+        gemm(a, a, residual=wide[1:], out=wide[:-1])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("trans_b", [False, True])
+def test_packed_operands(level, dtype, shape, trans_b, rng):
+    m, n, k = shape
+    a, b, bias = (integers(rng, size, dtype) for size in ((m, k), (k, n), (n,)))
+    pack = gemm_pack(stored(b, trans_b), trans_b=trans_b)
+    assert pack.shape == (k, n)
+    assert pack.dtype == dtype
+    assert pack.nbytes >= b.nbytes
+    np.testing.assert_array_equal(gemm(a, pack), a @ b)
+    np.testing.assert_array_equal(
+        gemm(stored(a, True), pack, bias, trans_a=True, activation="relu"),
+        np.maximum(a @ b + bias, 0),
+    )
+    stack = np.stack([a, a[::-1]])
+    np.testing.assert_array_equal(gemm(stack, pack), stack @ b)
+
+
+def test_a_pack_is_a_copy_and_serves_every_level(rng):
+    from hotloop.kernels import force_isa
+
+    a, b = integers(rng, (20, 90), np.float32), integers(rng, (90, 200), np.float32)
+    expected = a @ b
+    packs = [gemm_pack(b)]
+    with force_isa("generic"):
+        packs.append(gemm_pack(b[:, ::-1]))
+        np.testing.assert_array_equal(gemm(a, packs[0]), expected)
+    np.testing.assert_array_equal(gemm(a, packs[1]), expected[:, ::-1])
+    b[...] = 0
+    np.testing.assert_array_equal(gemm(a, packs[0]), expected)
+
+
+def test_the_bits_with_a_pack_do_not_depend_on_threads(level, rng):
+    a, b = rng.standard_normal((33, 2100), np.float32), rng.standard_normal((2100, 700), np.float32)
+    pack = gemm_pack(b)
+    assert_same_bits(lambda: gemm(a, pack))
+    assert_same_bits(lambda: gemm_pack(b) and gemm(a[:1], pack, residual=a[:1, :700]))
+
+
+def test_errors_of_packs_say_what_to_do(rng):
+    a = integers(rng, (3, 4), np.float32)
+    pack = gemm_pack(a)
+    with pytest.raises(ShapeError, match="the columns of a must equal the rows of b"):
+        gemm(a, pack)
+    with pytest.raises(ValueError, match="trans_b must be False where b is packed"):
+        gemm(a, pack, trans_b=True)
+    with pytest.raises(DTypeError, match="same dtype"):
+        gemm(a[:, :3].astype(np.float64), pack)
+    with pytest.raises(ShapeError, match="b must have 2 axes"):
+        gemm_pack(a[0])
+    with pytest.raises(DTypeError, match=r"b must be a numpy\.ndarray"):
+        gemm_pack([[1.0]])
+    empty = gemm_pack(np.empty((0, 4), np.float32))
+    np.testing.assert_array_equal(gemm(np.empty((2, 0), np.float32), empty), np.zeros((2, 4)))
 
 
 def test_no_terms_gives_beta_out_and_bias(level, dtype):
@@ -232,7 +381,7 @@ def test_the_bits_do_not_depend_on_threads(level, shape_a, shape_b, rng):
 GUARDED = """
 import ctypes, mmap
 import numpy as np
-from hotloop.kernels import force_isa, gemm
+from hotloop.kernels import force_isa, gemm, gemm_pack, linear_backward
 libc = ctypes.CDLL(None, use_errno=True)
 page = mmap.PAGESIZE
 kept = []
@@ -265,10 +414,20 @@ for level in LEVELS:
                             a[...] = rng.integers(-3, 4, a.shape)
                             b[...] = rng.integers(-3, 4, b.shape)
                             bias[...] = rng.integers(-3, 4, n)
+                            added = fenced((m, n), dtype, at_end)
+                            added[...] = rng.integers(-3, 4, (m, n))
                             gemm(a, b, bias, trans_a=trans_a, trans_b=trans_b, out=out)
                             left, right = a.T if trans_a else a, b.T if trans_b else b
-                            assert (out == left @ right + bias).all(), (level, dtype, m, n, k)
-                            del left, right
+                            expected = left @ right + bias
+                            assert (out == expected).all(), (level, dtype, m, n, k)
+                            pack = gemm_pack(b, trans_b=trans_b)
+                            gemm(a, pack, bias, trans_a=trans_a, residual=added, out=out)
+                            assert (out == expected + added).all(), (level, dtype, m, n, k)
+                            if not trans_a and trans_b:
+                                dy = added
+                                _, dw, db = linear_backward(dy, a, b)
+                                assert (dw == dy.T @ a).all() and (db == dy.sum(0)).all()
+                            del left, right, added, expected
 print("no fence touched")
 """
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hotloop import DTypeError, OutputError, ShapeError
-from hotloop.kernels import linear, linear_backward
+from hotloop.kernels import gemm_pack, linear, linear_backward
 from reference import (
     LAYOUTS,
     assert_close,
@@ -73,6 +73,34 @@ def test_long_batches(level, dtype, rng):
     left, right = dy.astype(np.float64), x.astype(np.float64)
     assert_close(dw, left.T @ right, 5000, kind="product", scale=np.abs(left.T) @ np.abs(right))
     assert_close(db, left.sum(0), 200, scale=np.abs(left).sum(0))
+
+
+@pytest.mark.parametrize("lead", [(), (5,), (33,), (2, 3), (0,)])
+def test_packed_weights_and_residual(level, dtype, lead, rng):
+    x, w, b = (integers(rng, size, dtype) for size in ((*lead, 70), (130, 70), (130,)))
+    residual = integers(rng, (*lead, 130), dtype)
+    expected = np.maximum(x @ w.T + b + residual, 0)
+    pack = gemm_pack(w, trans_b=True)
+    for weights in (w, pack):
+        got = linear(x, weights, b, activation="relu", residual=residual)
+        np.testing.assert_array_equal(got, expected)
+    with pytest.raises(ShapeError, match="must have the 70 input features of w"):
+        linear(x[..., :69], pack)
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"),
+    [(1, 5, 7), (3, 0, 4), (40, 70, 9), (2500, 30, 20), (300, 500, 16), (700, 900, 130), (64, 1, 3),
+     (5, 3000, 100)],
+)  # fmt: skip
+def test_the_sums_of_db_for_each_plan(level, dtype, rows, inputs, outputs, rng):
+    """db is summed beside the tiles of dw, in slices of the batch, or on its own."""
+    dy, x = integers(rng, (rows, outputs), dtype), integers(rng, (rows, inputs), dtype)
+    w = np.zeros((outputs, inputs), dtype)
+    for gradient in (dy, np.asfortranarray(dy), np.repeat(dy, 2, 1)[:, ::2]):
+        _, dw, db = linear_backward(gradient, x, w)
+        np.testing.assert_array_equal(dw, dy.T @ x)
+        np.testing.assert_array_equal(db, dy.sum(0))
 
 
 def test_gradients(rng):

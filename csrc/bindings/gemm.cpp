@@ -1,7 +1,9 @@
-// gemm, linear, linear_backward: shapes, strides and batch axes become a GemmProblem.
+// gemm, gemm_pack, linear, linear_backward: shapes, strides and batch axes become a GemmProblem.
 #include "kernels/gemm.h"
 
 #include <algorithm>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -43,10 +45,10 @@ void require_matrix(const char* op, const char* name, const Array& array) {
                    shape_text(array.shape_vector()) + "; reshape it to a matrix");
 }
 
-// The leading axes of a and b, broadcast against each other as np.matmul does.
-Shape broadcast_lead(const char* op, const Operand& a, const Operand& b) {
+// Appends the leading axes of a and b, broadcast against each other as np.matmul does.
+void broadcast_lead(const char* op, const Operand& a, const Operand& b, Shape& shape) {
   const int count = std::max(a.lead, b.lead);
-  Shape shape(static_cast<std::size_t>(count));
+  shape.resize(static_cast<std::size_t>(count));
   for (int back = 0; back < count; ++back) {
     const std::int64_t x = a.lead_size(back), y = b.lead_size(back);
     if (x != y && x != 1 && y != 1) {
@@ -56,7 +58,49 @@ Shape broadcast_lead(const char* op, const Operand& a, const Operand& b) {
     }
     shape[static_cast<std::size_t>(count - 1 - back)] = x == 1 ? y : x;
   }
-  return shape;
+}
+
+// B in panels, made ahead of the products with it.
+struct GemmPack {
+  DType dtype;
+  std::int64_t k, n, columns, bytes;
+  Scratch memory;
+
+  GemmPack(DType type, std::int64_t rows, std::int64_t width)
+      : dtype(type),
+        k(rows),
+        n(width),
+        columns(gemm_packed_columns(type)),
+        bytes(checked_bytes()),
+        memory(static_cast<std::size_t>(bytes)) {}
+
+ private:
+  std::int64_t checked_bytes() const {
+    const std::int64_t sizes[2] = {(n + columns - 1) / columns * columns, k};
+    return checked_product("gemm_pack", sizes, 2, item_size(dtype)) * item_size(dtype);
+  }
+};
+
+PyObject* pack_type = nullptr;  // the class GemmPack, alive as long as the module
+
+// The pack that `object` is, or null.
+const GemmPack* as_pack(py::handle object) {
+  if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != pack_type) return nullptr;
+  return object.cast<const GemmPack*>();
+}
+
+// What it stands for, as an argument: (k, n). Only its sizes and dtype are looked at.
+Array array_of(const GemmPack& pack) {
+  Array array;
+  array.data = pack.memory.get();
+  array.dtype = pack.dtype;
+  array.ndim = 2;
+  array.size = pack.k * pack.n;
+  array.shapes[0] = pack.k;
+  array.shapes[1] = pack.n;
+  array.strides[0] = pack.columns;
+  array.strides[1] = 1;
+  return array;
 }
 
 struct Epilogue {
@@ -64,31 +108,38 @@ struct Epilogue {
   py::handle bias;  // a given array of n elements, or none
   const char* bias_name = "bias";
   FusedActivation activation{Activation::none, 0};
+  py::handle residual;  // a given array of the shape of the result, or none
+  void* a_sums = nullptr;
 };
 
-// Fills in c and the batch axes; folds them into m or into one step where the strides allow it.
+// Fills in the batch axes; folds them into m or into one step where the strides allow it.
 void lay_out_batches(GemmProblem& p, const Operand& a, const Operand& b, const Operand& c,
-                     std::vector<std::int64_t> (&offsets)[3]) {
-  Dims<3> lead;  // c, a, b
+                     const Operand& d, std::vector<std::int64_t> (&offsets)[4]) {
+  if (c.lead == 0) return;
+  Dims<4> lead;  // c, a, b, d
   for (int back = c.lead - 1; back >= 0; --back) {
-    lead.add(c.lead_size(back), {c.lead_step(back), a.lead_step(back), b.lead_step(back)});
+    lead.add(c.lead_size(back),
+             {c.lead_step(back), a.lead_step(back), b.lead_step(back), d.lead_step(back)});
   }
-  if (lead.count == 0) return;
   lead.simplify();
   const std::int64_t item = item_size(p.dtype);
-  GemmMatrix* const matrices[3] = {&p.c, &p.a, &p.b};
-  for (int i = 0; i < 3; ++i) {
+  GemmMatrix* const matrices[4] = {&p.c, &p.a, &p.b, &p.d};
+  const int used = p.d.data ? 4 : 3;
+  for (int i = 0; i < used; ++i) {
     matrices[i]->data = static_cast<char*>(matrices[i]->data) + lead.offsets[i] * item;
   }
   // Rows of many matrices times one matrix are rows of one long matrix.
   const int last = lead.count - 1;
   const std::int64_t c_step = lead.strides[0][last], a_step = lead.strides[1][last];
+  const std::int64_t d_step = lead.strides[3][last];
   if (lead.strides[2][last] == 0 && lead.sizes[last] > 1) {
-    const bool folds = p.m == 1 || (a_step == p.m * p.a.row_step && c_step == p.m * p.c.row_step);
+    const bool folds = p.m == 1 || (a_step == p.m * p.a.row_step && c_step == p.m * p.c.row_step &&
+                                    (!p.d.data || d_step == p.m * p.d.row_step));
     if (folds) {
       if (p.m == 1) {
         p.a.row_step = a_step;
         p.c.row_step = c_step;
+        p.d.row_step = d_step;
       }
       p.m *= lead.sizes[last];
       --lead.count;
@@ -97,10 +148,10 @@ void lay_out_batches(GemmProblem& p, const Operand& a, const Operand& b, const O
   p.batches = lead.product();
   if (lead.count == 0) return;
   if (lead.count == 1) {
-    for (int i = 0; i < 3; ++i) matrices[i]->batch_step = lead.strides[i][0];
+    for (int i = 0; i < used; ++i) matrices[i]->batch_step = lead.strides[i][0];
     return;
   }
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < used; ++i) {
     offsets[i].reserve(static_cast<std::size_t>(p.batches));
     for (std::int64_t t = 0; t < p.batches; ++t) {
       std::int64_t at = 0, rest = t;
@@ -114,16 +165,37 @@ void lay_out_batches(GemmProblem& p, const Operand& a, const Operand& b, const O
   }
 }
 
+// A stack of matrices of the result's shape (which may have one axis less: linear of one row).
+Operand result_operand(const Array& array, std::int64_t rows, std::int64_t columns) {
+  const int axes = array.ndim;
+  return {&array, rows, columns, axes >= 2 ? array.stride(axes - 2) : 0, 1, std::max(axes - 2, 0)};
+}
+
+// The kernels read and write rows of contiguous elements.
+bool has_rows(const Array& array) {
+  return array.shape(array.ndim - 1) == 1 || array.stride(array.ndim - 1) == 1;
+}
+
 py::object product(const char* op, const Operand& a, const Operand& b, const char* b_name,
                    const char* a_name, const Shape& out_shape, const Epilogue& epilogue,
-                   py::handle out_object) {
+                   py::handle out_object, const GemmPack* pack = nullptr) {
   const DType dtype = a.array->dtype;
-  Array bias;
+  Array bias, residual;
   if (given(epilogue.bias)) {
     bias = input(op, epilogue.bias_name, epilogue.bias);
     same_dtype(op, a_name, *a.array, epilogue.bias_name, bias);
     require_shape(op, epilogue.bias_name, bias, {b.columns});
     if (bias.stride(0) != 1) bias = packed(bias);
+  }
+  if (given(epilogue.residual)) {
+    residual = input(op, "residual", epilogue.residual);
+    same_dtype(op, a_name, *a.array, "residual", residual);
+    require_shape(op, "residual", residual, out_shape);
+    if (epilogue.beta != 0) {
+      throw std::invalid_argument(
+          std::string(op) + ": beta must be 0 where residual is given, got beta " +
+          std::to_string(epilogue.beta) + "; residual takes the place of out");
+    }
   }
   if (epilogue.beta != 0 && !given(out_object)) {
     throw OutputError(std::string(op) + ": out must be given where beta is not 0, got beta " +
@@ -131,15 +203,16 @@ py::object product(const char* op, const Operand& a, const Operand& b, const cha
   }
   Output out(op, out_object, dtype, out_shape);
   no_overlap(op, out, a_name, *a.array);
-  no_overlap(op, out, b_name, *b.array);
+  if (!pack) no_overlap(op, out, b_name, *b.array);
   if (given(epilogue.bias)) no_overlap(op, out, epilogue.bias_name, bias);
+  if (given(epilogue.residual)) no_overlap(op, out, "residual", residual, Overlap::same_allowed);
   if (out.array.size == 0) return out.finish();
-  // The kernels write rows of contiguous elements: other layouts go through scratch.
-  const int axes = out.array.ndim;
-  if (out.array.shape(axes - 1) != 1 && out.array.stride(axes - 1) != 1) {
+  // Other layouts of the result go through scratch.
+  if (!has_rows(out.array)) {
     out.array = describe(new_array(op, numpy_dtype(dtype), out_shape));
     out.data = out.array.data;
   }
+  if (given(epilogue.residual) && !has_rows(residual)) residual = packed(residual);
   if (epilogue.beta != 0 && !out.array.owner.is(out.target) &&
       PyObject_SetItem(out.array.owner.ptr(), py::ellipsis().ptr(), out.target.ptr()) != 0) {
     throw py::error_already_set();
@@ -153,18 +226,19 @@ py::object product(const char* op, const Operand& a, const Operand& b, const cha
   p.n = b.columns;
   p.k = a.columns;
   p.alpha = epilogue.alpha;
-  p.beta = epilogue.beta;
+  p.beta = given(epilogue.residual) ? 1 : epilogue.beta;
   p.bias = given(epilogue.bias) ? bias.data : nullptr;
+  p.a_sums = epilogue.a_sums;
   p.interruptible = out.is_fresh;
+  p.packed_columns = pack ? pack->columns : 0;
   p.a = {a.array->data, a.row_step, a.column_step, 0, nullptr};
   p.b = {b.array->data, b.row_step, b.column_step, 0, nullptr};
-  // `out` may have one axis less than a stack of matrices (linear of a single row).
-  const Array& c = out.array;
-  const Operand c_operand{
-      &c, a.rows, b.columns, axes >= 2 ? c.stride(axes - 2) : 0, 1, std::max(axes - 2, 0)};
-  p.c = {c.data, c_operand.row_step, 1, 0, nullptr};
-  std::vector<std::int64_t> offsets[3];
-  lay_out_batches(p, a, b, c_operand, offsets);
+  const Operand c = result_operand(out.array, a.rows, b.columns);
+  const Operand d = given(epilogue.residual) ? result_operand(residual, a.rows, b.columns) : c;
+  p.c = {c.array->data, c.row_step, 1, 0, nullptr};
+  if (p.beta != 0) p.d = {d.array->data, d.row_step, 1, 0, nullptr};
+  std::vector<std::int64_t> offsets[4];
+  lay_out_batches(p, a, b, c, d, offsets);
   if (gemm_is_parallel(p)) {
     const GilReleased released;
     gemm(p);
@@ -174,15 +248,20 @@ py::object product(const char* op, const Operand& a, const Operand& b, const cha
   return out.finish();
 }
 
-py::object gemm_call(py::handle a_object, py::handle b_object, py::handle bias, bool trans_a,
-                     bool trans_b, double alpha, double beta, py::handle activation,
-                     py::handle out) {
+py::object gemm_of(py::handle a_object, py::handle b_object, bool trans_a, bool trans_b,
+                   const Epilogue& epilogue, py::handle out) {
   const char* op = "gemm";
+  const GemmPack* pack = as_pack(b_object);
   const Array a = input(op, "a", a_object);
-  const Array b = input(op, "b", b_object);
+  const Array b = pack ? array_of(*pack) : input(op, "b", b_object);
   same_dtype(op, "a", a, "b", b);
   require_matrix(op, "a", a);
   require_matrix(op, "b", b);
+  if (pack && trans_b) {
+    throw std::invalid_argument(std::string(op) +
+                                ": trans_b must be False where b is packed, got True; "
+                                "gemm_pack(b, trans_b=True) transposes");
+  }
   const Operand left = Operand::of(a, trans_a), right = Operand::of(b, trans_b);
   if (left.columns != right.rows) {
     throw ShapeError(std::string(op) + ": the columns of a must equal the rows of b, got " +
@@ -190,11 +269,40 @@ py::object gemm_call(py::handle a_object, py::handle b_object, py::handle bias, 
                      shape_text(b.shape_vector()) + (trans_b ? " transposed" : "") +
                      "; trans_a and trans_b exchange the last two axes");
   }
-  Shape shape = broadcast_lead(op, left, right);
+  Shape shape;
+  shape.reserve(static_cast<std::size_t>(std::max(left.lead, right.lead)) + 2);
+  broadcast_lead(op, left, right, shape);
   shape.push_back(left.rows);
   shape.push_back(right.columns);
-  Epilogue epilogue{alpha, beta, bias, "bias", parse_activation(op, activation)};
-  return product(op, left, right, "b", "a", shape, epilogue, out);
+  return product(op, left, right, "b", "a", shape, epilogue, out, pack);
+}
+
+// Without an epilogue: five arguments cost 50 ns less than ten.
+py::object gemm_call(py::handle a, py::handle b, bool trans_a, bool trans_b, py::handle out) {
+  return gemm_of(a, b, trans_a, trans_b, Epilogue{}, out);
+}
+
+py::object gemm_epilogue_call(py::handle a, py::handle b, bool trans_a, bool trans_b,
+                              py::handle out, py::handle bias, py::handle residual, double alpha,
+                              double beta, py::handle activation) {
+  Epilogue epilogue;
+  epilogue.alpha = alpha;
+  epilogue.beta = beta;
+  epilogue.bias = bias;
+  epilogue.activation = parse_activation("gemm", activation);
+  epilogue.residual = residual;
+  return gemm_of(a, b, trans_a, trans_b, epilogue, out);
+}
+
+std::unique_ptr<GemmPack> pack_call(py::handle b_object, bool trans_b) {
+  const char* op = "gemm_pack";
+  const Array b = input(op, "b", b_object);
+  require_ndim(op, "b", b, 2);
+  const Operand right = Operand::of(b, trans_b);
+  auto pack = std::make_unique<GemmPack>(b.dtype, right.rows, right.columns);
+  gemm_pack_b(b.dtype, {b.data, right.row_step, right.column_step, 0, nullptr}, right.columns,
+              right.rows, pack->columns, pack->memory.get());
+  return pack;
 }
 
 // x (..., in) as a stack of matrices: one row where x has a single axis.
@@ -209,26 +317,32 @@ Operand rows_of(const Array& x) {
 }
 
 void require_features(const char* op, const char* name, const Array& x, std::int64_t features,
-                      const Array& w, const char* what) {
+                      std::int64_t outputs, const char* what) {
   if (x.ndim >= 1 && x.shape(x.ndim - 1) == features) return;
   throw ShapeError(std::string(op) + ": the last axis of " + name + " must have the " +
                    std::to_string(features) + " " + what + " of w, got shapes " +
-                   shape_text(x.shape_vector()) + " and " + shape_text(w.shape_vector()) +
+                   shape_text(x.shape_vector()) + " and " + shape_text({outputs, features}) +
                    "; w is (out, in)");
 }
 
 py::object linear_call(py::handle x_object, py::handle w_object, py::handle b,
-                       py::handle activation, py::handle out) {
+                       py::handle activation, py::handle residual, py::handle out) {
   const char* op = "linear";
+  const GemmPack* pack = as_pack(w_object);
   const Array x = input(op, "x", x_object);
-  const Array w = input(op, "w", w_object);
+  const Array w = pack ? array_of(*pack) : input(op, "w", w_object);
   same_dtype(op, "x", x, "w", w);
   require_ndim(op, "w", w, 2);
-  require_features(op, "x", x, w.shape(1), w, "input features");
+  const Operand right = Operand::of(w, !pack);  // a pack is w transposed: (in, out)
+  require_features(op, "x", x, right.rows, right.columns, "input features");
   Shape shape = x.shape_vector();
-  shape.back() = w.shape(0);
-  Epilogue epilogue{1, 0, b, "b", parse_activation(op, activation)};
-  return product(op, rows_of(x), Operand::of(w, true), "w", "x", shape, epilogue, out);
+  shape.back() = right.columns;
+  Epilogue epilogue;
+  epilogue.bias = b;
+  epilogue.bias_name = "b";
+  epilogue.activation = parse_activation(op, activation);
+  epilogue.residual = residual;
+  return product(op, rows_of(x), right, "w", "x", shape, epilogue, out, pack);
 }
 
 // The leading axes as one axis of rows: a view where the strides allow it, else a packed copy.
@@ -254,6 +368,17 @@ Array as_rows(const Array& x) {
   return flat;
 }
 
+// Where there is no product that would give them.
+void sum_of_rows(const Operand& a, void* sums) {
+  GemmProblem p;
+  p.dtype = a.array->dtype;
+  p.m = a.rows;
+  p.k = a.columns;
+  p.a = {a.array->data, a.row_step, a.column_step, 0, nullptr};
+  p.a_sums = sums;
+  gemm_row_sums(p);
+}
+
 py::tuple linear_backward_call(py::handle dy_object, py::handle x_object, py::handle w_object,
                                bool need_dx, bool need_db) {
   const char* op = "linear_backward";
@@ -263,7 +388,7 @@ py::tuple linear_backward_call(py::handle dy_object, py::handle x_object, py::ha
   same_dtype(op, "dy", dy, "x", x);
   same_dtype(op, "x", x, "w", w);
   require_ndim(op, "w", w, 2);
-  require_features(op, "x", x, w.shape(1), w, "input features");
+  require_features(op, "x", x, w.shape(1), w.shape(0), "input features");
   Shape expected = x.shape_vector();
   expected.back() = w.shape(0);
   require_shape(op, "dy", dy, expected);
@@ -274,31 +399,34 @@ py::tuple linear_backward_call(py::handle dy_object, py::handle x_object, py::ha
     dx = product(op, rows_of(dy), Operand::of(w, false), "w", "dy", x.shape_vector(), Epilogue{},
                  py::none());
   }
-  py::object dw = product(op, Operand::of(dy_rows, true), Operand::of(x_rows, false), "x", "dy",
-                          w.shape_vector(), Epilogue{}, py::none());
+  // db is the sums of the rows of the left factor of dw.
+  const Operand left = Operand::of(dy_rows, true);
+  Epilogue epilogue;
   if (need_db) {
     Output sums(op, py::none(), dy.dtype, {w.shape(0)});
-    ColumnSumArgs args;
-    args.dtype = dy.dtype;
-    args.m = dy_rows.shape(0);
-    args.n = dy_rows.shape(1);
-    args.a = dy_rows.data;
-    args.row_step = dy_rows.stride(0);
-    args.column_step = args.n == 1 ? 1 : dy_rows.stride(1);
-    args.c = sums.data;
-    const std::int64_t units = (args.n + kColumnSumBlock - 1) / kColumnSumBlock;
-    run(gemm_column_sums_kernel(), args,
-        Split{.units = units,
-              .grain = std::max<std::int64_t>(1, 65536 / std::max<std::int64_t>(64 * args.m, 1))});
+    epilogue.a_sums = sums.data;
     db = sums.finish();
+    if (x_rows.shape(1) == 0) sum_of_rows(left, epilogue.a_sums);
   }
+  py::object dw = product(op, left, Operand::of(x_rows, false), "x", "dy", w.shape_vector(),
+                          epilogue, py::none());
   return py::make_tuple(dx, dw, db);
 }
 
 }  // namespace
 
 void bind_gemm(py::module_& module) {
+  py::class_<GemmPack> pack(module, "GemmPack",
+                            "A matrix in the order in which products read it: see gemm_pack, which "
+                            "makes it.");
+  pack.def_property_readonly("shape",
+                             [](const GemmPack& self) { return py::make_tuple(self.k, self.n); });
+  pack.def_property_readonly("dtype", [](const GemmPack& self) { return numpy_dtype(self.dtype); });
+  pack.def_property_readonly("nbytes", [](const GemmPack& self) { return self.bytes; });
+  pack_type = pack.ptr();
+  module.def("gemm_pack", &pack_call);
   module.def("gemm", &gemm_call);
+  module.def("gemm_epilogue", &gemm_epilogue_call);
   module.def("linear", &linear_call);
   module.def("linear_backward", &linear_backward_call);
 }

@@ -25,14 +25,14 @@ inline std::int64_t depth_of(std::int64_t k, std::int64_t k_total, std::int64_t 
   return k_total > 0 ? least(k, k_total - batch * k) : k;
 }
 
-// alpha * sum + bias + beta * c, in the order in which the tiles do it.
+// alpha * sum + bias + beta * d, in the order in which the tiles do it.
 template <class T>
-inline simd::Vec<T> finish_sum(const GemmProblem& p, simd::Vec<T> sum, const T* c,
+inline simd::Vec<T> finish_sum(const GemmProblem& p, simd::Vec<T> sum, const T* d,
                                std::int64_t column, int lanes) {
   if (p.alpha != 1) sum = sum * simd::set1(static_cast<T>(p.alpha));
   if (p.bias) sum = sum + simd::load_upto(static_cast<const T*>(p.bias) + column, lanes);
   if (p.beta != 0) {
-    sum = simd::fma(simd::set1(static_cast<T>(p.beta)), simd::load_upto(c, lanes), sum);
+    sum = simd::fma(simd::set1(static_cast<T>(p.beta)), simd::load_upto(d, lanes), sum);
   }
   return sum;
 }

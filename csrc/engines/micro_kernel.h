@@ -13,7 +13,9 @@
 //   nr
 //                  contiguous elements each: a packed panel (engines/pack.h) or B itself. Columns
 //                  beyond nr are never touched.
-//   tile.c, tile.ldc, alpha, beta, bias (by column, or null)   C = alpha * sum + beta * C + bias
+//   tile.c, tile.ldc, alpha, beta, bias (by column, or null)   C = alpha * sum + bias + beta * D,
+//   tile.from, tile.from_step   where D is `from`: C itself, or what is added to the product
+//   tile.fetch     C lies far away: ask for its lines before the sum, which hides the wait
 //   run_tile(tile, mr, nr);
 // Zen 4 and 5: 6x64 in f32 holds 24 accumulators; no spills (the build checks).
 #pragma once
@@ -54,9 +56,12 @@ struct Tile {
   std::int64_t b_step = 0;
   T* c = nullptr;
   std::int64_t ldc = 0;
+  const T* from = nullptr;
+  std::int64_t from_step = 0;
   T alpha = 1;
   T beta = 0;
   const T* bias = nullptr;
+  bool fetch = false;
 };
 
 template <class T, int Rows, int Vectors, bool Ragged>
@@ -68,6 +73,15 @@ template <class T, int Rows, int Vectors, bool Ragged>
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::zero<T>();
+  }
+  if (tile.fetch) {
+    const T* line = tile.c;
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) simd::prefetch(line + v * kLanes);
+      line += tile.ldc;
+    }
   }
   const T* b = tile.b;
   const std::int64_t b_step = tile.b_step;
@@ -116,7 +130,8 @@ template <class T, int Rows, int Vectors, bool Ragged>
     }
   }
   T* c = tile.c;
-  const bool accumulate = tile.beta != T(0);  // otherwise what C holds, NaN too, is not read
+  const T* from = tile.from;
+  const bool accumulate = tile.beta != T(0);  // otherwise what D holds, NaN too, is not read
   const V beta = simd::set1(tile.beta);
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i) {
@@ -124,14 +139,17 @@ template <class T, int Rows, int Vectors, bool Ragged>
     for (int v = 0; v < Vectors; ++v) {
       T* p = c + v * kLanes;
       if (Ragged && v == Vectors - 1) {
-        if (accumulate) sum[i][v] = simd::fma(beta, simd::load_n(p, last), sum[i][v]);
+        if (accumulate) {
+          sum[i][v] = simd::fma(beta, simd::load_n(from + v * kLanes, last), sum[i][v]);
+        }
         simd::store_n(p, sum[i][v], last);
       } else {
-        if (accumulate) sum[i][v] = simd::fma(beta, simd::load(p), sum[i][v]);
+        if (accumulate) sum[i][v] = simd::fma(beta, simd::load(from + v * kLanes), sum[i][v]);
         simd::store(p, sum[i][v]);
       }
     }
     c += tile.ldc;
+    if (accumulate) from += tile.from_step;
   }
 }
 

@@ -15,6 +15,7 @@ template <class T>
 void pack_block(const T* from, std::int64_t row_step, std::int64_t column_step, std::int64_t rows,
                 std::int64_t columns, T* to, std::int64_t to_step, std::int64_t width) {
   constexpr std::int64_t kLanes = simd::Vec<T>::lanes;
+  constexpr std::int64_t kAhead = 8, kNarrow = 64;  // short runs are fetched so many rows ahead
   if (row_step == 1 && column_step != 1) {
     for (std::int64_t j = 0; j < width; j += kLanes) {
       const int wide = static_cast<int>(width - j < kLanes ? width - j : kLanes);
@@ -24,6 +25,8 @@ void pack_block(const T* from, std::int64_t row_step, std::int64_t column_step, 
       const T* source = from + j * column_step;
       for (std::int64_t i = 0; i < rows; i += kLanes) {
         const int high = static_cast<int>(rows - i < kLanes ? rows - i : kLanes);
+        // Rows far apart: sixteen runs at once are more than the machine sees coming.
+        for (int r = 0; r < some; ++r) simd::prefetch(source + r * column_step + i + 2 * kLanes);
         if (some == kLanes && high == kLanes) {
           transpose_block<T>(source + i, column_step, to + i * to_step + j, to_step);
         } else {
@@ -38,6 +41,11 @@ void pack_block(const T* from, std::int64_t row_step, std::int64_t column_step, 
     const T* source = from + i * row_step;
     T* target = to + i * to_step;
     std::int64_t j = 0;
+    if (column_step == 1 && i + kAhead < rows && columns <= kNarrow) {
+      for (std::int64_t at = 0; at < columns; at += 64 / sizeof(T)) {
+        simd::prefetch(source + kAhead * row_step + at);
+      }
+    }
     if (column_step == 1) {
       for (; j + kLanes <= columns; j += kLanes) simd::store(target + j, simd::load(source + j));
     } else {

@@ -17,12 +17,13 @@ namespace hotloop {
 
 namespace {
 
-constexpr std::int64_t kDepthBytes = 4096;  // kc at most: 1024 f32, 512 f64
-constexpr std::int64_t kSlice = 512;        // terms of a slice of k
-constexpr std::int64_t kRows = 144;         // rows of C in a unit: at most 576 KB of A stay in L2
+constexpr std::int64_t kDepthBytes = 4096;        // kc at most: 1024 f32, 512 f64
+constexpr std::int64_t kSlice = 512;              // terms of a slice of k
+constexpr std::int64_t kRowBytes = 576ll << 10;   // A of a unit, which stays in L2
 constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
 constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
 constexpr double kGrainFlops = 1e6;               // about 10 microseconds
+constexpr std::int64_t kLeast = 8;                // terms of a block of k
 
 std::int64_t blocks_of(std::int64_t size, std::int64_t block) {
   return (size + block - 1) / block;
@@ -57,9 +58,37 @@ double flops_of(const GemmProblem& p) {
          static_cast<double>(std::max<std::int64_t>(p.k, 1)) * static_cast<double>(p.batches);
 }
 
+// Elements of a row of k in panels: the last one is as wide as the others.
+std::int64_t packed_row(const GemmProblem& p) {
+  return blocks_of(p.n, p.packed_columns) * p.packed_columns;
+}
+
 // Moves where a matrix starts, in every batch.
 void advance(GemmMatrix& matrix, std::int64_t elements, DType dtype) {
   matrix.data = static_cast<char*>(matrix.data) + elements * bytes_of(dtype);
+}
+
+// Calls `run` with a problem for each block of about `most` terms of the sum, in order: bias and D
+// go with the first, the activation with the last.
+template <class Run>
+void for_blocks_of_k(const GemmProblem& p, std::int64_t most, Run run) {
+  const std::int64_t blocks = std::max<std::int64_t>(blocks_of(p.k, std::max(most, kLeast)), 1);
+  const std::int64_t depth = std::max<std::int64_t>(blocks_of(blocks_of(p.k, blocks), 8) * 8, 8);
+  std::int64_t at = 0;
+  do {
+    GemmProblem block = p;
+    block.k = std::min(depth, p.k - at);
+    advance(block.a, at * p.a.column_step, p.dtype);
+    advance(block.b, at * (p.packed_columns > 0 ? packed_row(p) : p.b.row_step), p.dtype);
+    if (at > 0) {
+      block.beta = 1;
+      block.d = p.c;
+      block.bias = nullptr;
+    }
+    at += block.k;
+    if (at < p.k) block.activation = Activation::none;
+    run(block);
+  } while (at < p.k);
 }
 
 // ---- the paths
@@ -72,7 +101,13 @@ void run_dots(const GemmProblem& p) {
   args.column_block =
       std::clamp<std::int64_t>(16384 / std::max<std::int64_t>(p.k * p.m, 1), 16, 256);
   args.column_blocks = blocks_of(p.n, args.column_block);
-  launch(gemm_dots_kernel(), args, split_of(p, p.batches * args.column_blocks, 4 * flops_of(p)));
+  // Several passes over the rows of B: as much of them as L1 holds beside A.
+  const std::int64_t most = p.m > 8 ? kDepthBytes / bytes_of(p.dtype) : p.k;
+  for_blocks_of_k(p, most, [&](const GemmProblem& block) {
+    args.p = block;
+    const Split split = split_of(p, p.batches * args.column_blocks, 4 * flops_of(block));
+    launch(gemm_dots_kernel(), args, split);
+  });
 }
 
 void run_rows(const GemmProblem& p) {
@@ -87,40 +122,75 @@ void run_rows(const GemmProblem& p) {
 
 struct Plan {
   std::int64_t kc = 0, nc = 0, columns = 0;
-  bool pack_a = false, pack_b = false;
+  std::int64_t rows = 0;                // of C in a unit, at most
+  bool pack_a = false, pack_b = false;  // by a launch of their own
+  bool own_b = false;                   // each unit packs its panel
+  int threads = 1;                      // with memory for that
 };
 
 Plan plan_of(const GemmProblem& p) {
   Plan plan;
   const std::int64_t item = bytes_of(p.dtype);
-  plan.columns = tile_columns(p.dtype);
+  plan.columns = p.packed_columns > 0 ? p.packed_columns : tile_columns(p.dtype);
   const std::int64_t slices = std::max<std::int64_t>(blocks_of(p.k, kDepthBytes / item), 1);
   plan.kc = std::min(p.k, blocks_of(blocks_of(p.k, slices), 8) * 8);
-  const std::int64_t panel_bytes = std::max<std::int64_t>(plan.kc, 1) * plan.columns * item;
-  plan.nc = std::max<std::int64_t>(kPanelBytes / panel_bytes, 1) * plan.columns;
+  const std::int64_t depth_bytes = std::max<std::int64_t>(plan.kc, 1) * item;
+  plan.nc = std::max<std::int64_t>(kPanelBytes / (depth_bytes * plan.columns), 1) * plan.columns;
+  plan.rows = std::clamp<std::int64_t>(kRowBytes / depth_bytes, 144, 1152) / 6 * 6;
+  if (p.k == 0) return plan;
 
+  // A: its rows are read where they lie, unless a step of a power of two puts them all into the
+  // same places of the caches. Its columns too (six neighbours of each), unless that takes a cache
+  // line from elsewhere for each k.
+  const std::int64_t a_step =
+      std::abs(p.a.column_step == 1 ? p.a.row_step : p.a.column_step) * item;
+  if (p.a.column_step == 1) {
+    plan.pack_a = a_step % 2048 == 0 && a_step > depth_bytes && p.n > 4 * plan.columns && p.m > 24;
+  } else {
+    plan.pack_a = p.m > 6 && (p.a.row_step != 1 ? p.n > 2 * plan.columns
+                                                : p.n > 4 * plan.columns && a_step >= 512);
+  }
+  if (p.packed_columns > 0) return plan;
   // B: packed unless its rows are contiguous and it is small, or too few rows of A come by.
-  const bool near = plan.kc * p.n * item <= kNearBytes && p.b.row_step * item % 4096 != 0;
+  const std::int64_t near_bytes = p.m <= 48 ? 2 * kNearBytes : kNearBytes;
+  const bool near = depth_bytes * p.n <= near_bytes && p.b.row_step * item % 4096 != 0;
   plan.pack_b = p.b.column_step != 1 || (p.m > 24 && !near);
-  // A: its rows are read where they lie, even a page apart. Its columns too (six neighbours of
-  // each), unless that takes a cache line from another page for each k.
-  plan.pack_a = p.a.column_step != 1 && p.n > 2 * plan.columns && p.m > 6 &&
-                (p.a.row_step != 1 || std::abs(p.a.column_step) * item >= 2048);
-  if (p.k == 0) plan.pack_a = plan.pack_b = false;
+  plan.threads = gemm_is_parallel(p) ? num_threads() : 1;
+  const std::int64_t units = p.batches * blocks_of(p.n, plan.columns);
+  if (plan.pack_b && p.m <= plan.rows && (plan.threads == 1 || units >= 4 * plan.threads)) {
+    plan.own_b = true;
+    plan.pack_b = false;
+  }
   return plan;
 }
 
+// A panel, and a little, so that the slots of two threads do not fall onto the same places.
+std::int64_t slot_bytes(const Plan& plan, std::int64_t item) {
+  return plan.kc * plan.columns * item + 256;
+}
+
+struct PackRoom {
+  void* a = nullptr;
+  void* b = nullptr;  // all panels, or a slot for each thread
+};
+
 // One block of k, the columns [first, first + columns) of C.
-void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, void* a_to,
-               void* b_to) {
+void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, bool first,
+               PackRoom room) {
+  const std::int64_t item = bytes_of(p.dtype);
   GemmArgs args;
   args.p = p;
   args.k_total = k_total;
   args.column_block = plan.columns;
   args.column_blocks = blocks_of(p.n, plan.columns);
-  args.panel_step = plan.columns * p.b.column_step;
-  std::int64_t most = kRows;
-  while (most > 9 && p.batches * args.column_blocks * blocks_of(p.m, most) < 16) most /= 2;
+  args.panel_step = p.packed_columns > 0 ? p.k * plan.columns : plan.columns * p.b.column_step;
+  args.fetch = p.batches * p.m * p.n * item > (1 << 19);
+  args.add_sums = !first;
+  args.sums_step = k_total > 0 ? p.m : 0;
+  std::int64_t most = plan.rows;
+  while (!plan.own_b && most > 9 && p.batches * args.column_blocks * blocks_of(p.m, most) < 16) {
+    most /= 2;
+  }
   args.row_blocks = blocks_of(p.m, most);
   args.row_block = blocks_of(p.m, args.row_blocks);
   if (args.row_block > 36) args.row_block = blocks_of(args.row_block, 6) * 6;
@@ -135,24 +205,30 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, voi
   if (plan.pack_a) {
     const bool shared = p.a.batch_step == 0 && !p.a.offsets;
     pack.a = p.a;
-    pack.a_to = a_to;
+    pack.a_to = room.a;
     pack.a_to_step = p.k + 16;  // never a multiple of a page
     pack.a_rows = 96;
     pack.a_blocks = blocks_of(p.m, pack.a_rows);
     pack.a_batches = shared ? 1 : p.batches;
-    args.p.a = {a_to, pack.a_to_step, 1, shared ? 0 : p.m * pack.a_to_step, nullptr};
+    args.p.a = {room.a, pack.a_to_step, 1, shared ? 0 : p.m * pack.a_to_step, nullptr};
   }
   if (plan.pack_b) {
     const bool shared = p.b.batch_step == 0 && !p.b.offsets;
     pack.b = p.b;
-    pack.b_to = b_to;
+    pack.b_to = room.b;
     pack.b_columns = plan.columns;
     pack.b_panels = args.column_blocks;
     pack.b_rows = 128;
     pack.b_slices = blocks_of(p.k, pack.b_rows);
     pack.b_batches = shared ? 1 : p.batches;
     args.panel_step = p.k * plan.columns;
-    args.p.b = {b_to, plan.columns, 1, shared ? 0 : args.column_blocks * args.panel_step, nullptr};
+    args.p.b = {room.b, plan.columns, 1, shared ? 0 : args.column_blocks * args.panel_step,
+                nullptr};
+  }
+  if (plan.own_b) {
+    args.slots = static_cast<char*>(room.b);
+    args.slot_bytes = slot_bytes(plan, item);
+    args.slot = thread_index;
   }
   const std::int64_t pack_units =
       pack.a_batches * pack.a_blocks + pack.b_batches * pack.b_panels * pack.b_slices;
@@ -161,33 +237,29 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, voi
         static_cast<double>(pack.a_batches * p.m + pack.b_batches * p.n) * static_cast<double>(p.k);
     launch(gemm_pack_kernel(), pack, split_of(p, pack_units, 30 * elements));
   }
-  launch(gemm_tiles_kernel(), args,
-         split_of(p, p.batches * args.column_blocks * args.row_blocks, flops_of(p)));
+  Split split = split_of(p, p.batches * args.column_blocks * args.row_blocks, flops_of(p));
+  if (plan.own_b) split.max_threads = plan.threads;
+  launch(gemm_tiles_kernel(), args, split);
 }
 
 // All blocks of k and n of a group of batches that share the packed memory.
-void run_group(const GemmProblem& p, const Plan& plan, std::int64_t k_total, void* a_to,
-               void* b_to) {
-  for (std::int64_t column = 0; column < p.n; column += plan.nc) {
-    std::int64_t at = 0;
-    do {
-      GemmProblem block = p;
-      block.n = std::min(plan.nc, p.n - column);
-      block.k = std::min(plan.kc, p.k - at);
-      advance(block.a, at * p.a.column_step, p.dtype);
-      advance(block.b, at * p.b.row_step + column * p.b.column_step, p.dtype);
-      advance(block.c, column, p.dtype);
-      if (p.bias) {
-        block.bias = static_cast<const char*>(p.bias) + column * bytes_of(p.dtype);
-      }
-      if (at > 0) {
-        block.beta = 1;
-        block.bias = nullptr;
-      }
-      at += block.k;
-      if (at < p.k) block.activation = Activation::none;
-      run_block(block, plan, k_total, a_to, b_to);
-    } while (at < p.k);
+void run_group(const GemmProblem& p, const Plan& plan, std::int64_t k_total, PackRoom room) {
+  const std::int64_t most = p.packed_columns > 0 || plan.own_b ? p.n : plan.nc;
+  for (std::int64_t column = 0; column < p.n; column += most) {
+    GemmProblem part = p;
+    part.n = std::min(most, p.n - column);
+    if (column > 0) {
+      advance(part.b, column * p.b.column_step, p.dtype);
+      advance(part.c, column, p.dtype);
+      if (part.d.data) advance(part.d, column, p.dtype);
+      if (p.bias) part.bias = static_cast<const char*>(p.bias) + column * bytes_of(p.dtype);
+      part.a_sums = nullptr;
+    }
+    bool first = true;
+    for_blocks_of_k(part, plan.kc, [&](const GemmProblem& block) {
+      run_block(block, plan, k_total, first, room);
+      first = false;
+    });
   }
 }
 
@@ -203,21 +275,49 @@ void run_tiles(const GemmProblem& p, std::int64_t k_total) {
   const std::int64_t group = std::clamp<std::int64_t>(
       a_bytes + b_bytes > 0 ? kPanelBytes / bytes : p.batches, 1, p.batches);
   const std::int64_t a_room = (a_bytes * group + 63) / 64 * 64;
-  Scratch scratch(static_cast<std::size_t>(a_room + b_bytes * group));
-  char* const a_to = scratch.as<char>();
-  char* const b_to = scratch.as<char>() + a_room;
+  const std::int64_t b_room = plan.own_b ? slot_bytes(plan, item) * plan.threads : b_bytes * group;
+  Scratch scratch(static_cast<std::size_t>(a_room + b_room));
+  const PackRoom room{scratch.get(), scratch.as<char>() + a_room};
   for (std::int64_t first = 0; first < p.batches; first += group) {
     GemmProblem part = p;
     part.batches = std::min(group, p.batches - first);
-    for (GemmMatrix* matrix : {&part.a, &part.b, &part.c}) {
-      if (matrix->offsets) {
-        matrix->offsets += first;
-      } else {
-        advance(*matrix, first * matrix->batch_step, p.dtype);
+    if (first > 0) {
+      for (GemmMatrix* matrix : {&part.a, &part.b, &part.c, &part.d}) {
+        if (matrix->offsets) {
+          matrix->offsets += first;
+        } else if (matrix->data) {
+          advance(*matrix, first * matrix->batch_step, p.dtype);
+        }
       }
+      if (p.a_sums) part.a_sums = static_cast<char*>(p.a_sums) + first * p.m * item;  // of a slice
     }
-    run_group(part, plan, k_total > 0 ? k_total - first * p.k : 0, a_to, b_to);
+    run_group(part, plan, k_total > 0 ? k_total - first * p.k : 0, room);
   }
+}
+
+template <class T>
+void add_slices(const T* parts, std::int64_t slices, std::int64_t m, T* sums) {
+  for (std::int64_t i = 0; i < m; ++i) {
+    T sum = parts[i];
+    for (std::int64_t slice = 1; slice < slices; ++slice) sum += parts[slice * m + i];
+    sums[i] = sum;
+  }
+}
+
+// A product so small that planning would take as long: one unit, nothing packed.
+bool is_tiny(const GemmProblem& p) {
+  return p.batches == 1 && p.b.column_step == 1 && p.m <= 64 && p.n <= 128 && p.k <= 128 &&
+         p.m * p.n * p.k <= 64 * 64 * 64;
+}
+
+void run_tiny(const GemmProblem& p) {
+  GemmArgs args;
+  args.p = p;
+  args.row_block = p.m;
+  args.row_blocks = 1;
+  args.column_block = p.n;
+  args.column_blocks = 1;
+  gemm_tiles_kernel()(args, 0, 1);
 }
 
 // Few outputs, many terms (a weight's gradient over a long batch): slices of k side by side, each
@@ -225,13 +325,15 @@ void run_tiles(const GemmProblem& p, std::int64_t k_total) {
 void run_slices(const GemmProblem& p) {
   const std::int64_t slices = blocks_of(p.k, kSlice);
   const std::int64_t item = bytes_of(p.dtype);
-  Scratch scratch(static_cast<std::size_t>(slices * p.m * p.n * item));
+  Scratch scratch(static_cast<std::size_t>(slices * p.m * (p.n + 1) * item));
   GemmProblem part = p;
   part.k = blocks_of(blocks_of(p.k, slices), 8) * 8;
   part.batches = blocks_of(p.k, part.k);
   part.a.batch_step = part.k * p.a.column_step;
   part.b.batch_step = part.k * p.b.row_step;
   part.c = {scratch.get(), p.n, 1, p.m * p.n, nullptr};
+  part.d = {};
+  if (p.a_sums) part.a_sums = scratch.as<char>() + slices * p.m * p.n * item;
   part.alpha = 1;
   part.beta = 0;
   part.bias = nullptr;
@@ -244,6 +346,14 @@ void run_slices(const GemmProblem& p) {
   args.p.batches = part.batches;
   launch(gemm_combine_kernel(), args,
          split_of(p, p.m, 8.0 * static_cast<double>(part.batches * p.m * p.n)));
+  if (!p.a_sums) return;
+  if (p.dtype == DType::f32) {
+    add_slices(static_cast<const float*>(part.a_sums), part.batches, p.m,
+               static_cast<float*>(p.a_sums));
+  } else {
+    add_slices(static_cast<const double*>(part.a_sums), part.batches, p.m,
+               static_cast<double*>(p.a_sums));
+  }
 }
 
 // B is read once, in long runs: what counts where it does not fit into L2.
@@ -263,28 +373,90 @@ bool gemm_is_parallel(const GemmProblem& p) {
   return flops_of(p) >= 0.5 * kGrainFlops;
 }
 
+void gemm_row_sums(const GemmProblem& p) {
+  ColumnSumArgs args;
+  args.dtype = p.dtype;
+  args.m = p.k;
+  args.n = p.m;
+  args.a = p.a.data;
+  args.row_step = p.a.column_step;
+  args.column_step = p.m == 1 ? 1 : p.a.row_step;
+  args.c = p.a_sums;
+  const std::int64_t units = blocks_of(args.n, kColumnSumBlock);
+  launch(gemm_column_sums_kernel(), args,
+         split_of(p, units, 16.0 * static_cast<double>(p.m) * static_cast<double>(p.k)));
+}
+
+std::int64_t gemm_packed_columns(DType dtype) {
+  return tile_columns(dtype);
+}
+
+std::int64_t gemm_packed_size(std::int64_t n, std::int64_t k, std::int64_t columns) {
+  return blocks_of(n, columns) * columns * k;
+}
+
+void gemm_pack_b(DType dtype, const GemmMatrix& b, std::int64_t n, std::int64_t k,
+                 std::int64_t columns, void* to) {
+  GemmProblem p;
+  p.dtype = dtype;
+  p.n = n;
+  p.k = k;
+  p.b = b;
+  for_blocks_of_k(p, plan_of(p).kc, [&](const GemmProblem& block) {
+    GemmPackArgs pack;
+    pack.dtype = dtype;
+    pack.n = n;
+    pack.k = block.k;
+    pack.b = block.b;
+    pack.b_to = to;
+    pack.b_columns = columns;
+    pack.b_panels = blocks_of(n, columns);
+    pack.b_rows = 128;
+    pack.b_slices = blocks_of(pack.k, pack.b_rows);
+    pack.b_batches = 1;
+    const double elements = static_cast<double>(n) * static_cast<double>(pack.k);
+    launch(gemm_pack_kernel(), pack, split_of(p, pack.b_panels * pack.b_slices, 30 * elements));
+    to = static_cast<char*>(to) + gemm_packed_size(n, block.k, columns) * bytes_of(dtype);
+  });
+}
+
 void gemm(const GemmProblem& problem) {
+  if (is_tiny(problem) && problem.m > 1 && problem.n > 1 && problem.k > 1 &&
+      problem.packed_columns == 0) {
+    return run_tiny(problem);
+  }
   GemmProblem p = problem;
-  if (p.m <= 0 || p.n <= 0 || p.batches <= 0) return;
+  if (p.m <= 0 || p.n <= 0 || p.batches <= 0) {
+    if (p.a_sums && p.m > 0) gemm_row_sums(p);
+    return;
+  }
   // Steps along an axis of one element mean nothing: take what makes the matrix look contiguous.
   if (p.k == 1) p.a.column_step = 1;
+  if (p.m == 1) p.a.row_step = p.a.column_step == 1 ? p.k : 1;
+  if (p.packed_columns > 0) return run_tiles(p, 0);
   if (p.n == 1) p.b.column_step = p.b.row_step == 1 ? p.k : 1;
   if (p.k == 1) p.b.row_step = p.b.column_step == 1 ? p.n : 1;
-  if (p.m == 1) p.a.row_step = p.a.column_step == 1 ? p.k : 1;
+  const auto sums = [&] {
+    if (p.a_sums) gemm_row_sums(problem);
+  };
   // A column of results is a row of them for the transposed product.
-  if (p.n == 1 && p.m > 1 && p.c.row_step == 1 && !p.bias) {
+  if (p.n == 1 && p.m > 1 && p.c.row_step == 1 && !p.bias && !p.a_sums &&
+      (p.beta == 0 || p.d.row_step == 1)) {
     std::swap(p.m, p.n);
     const GemmMatrix a = p.a;
     p.a = transposed(p.b);
     p.b = transposed(a);
     p.c.row_step = p.n;
+    p.d.row_step = p.n;
     p.a.row_step = p.k;
   }
   const bool deep_b = p.b.row_step == 1 && (p.b.column_step != 1 || p.n == 1);
   if (p.k > 0 && deep_b && p.a.column_step == 1 && p.m <= 32 && (p.m == 1 || p.m * 25 < p.k)) {
     run_dots(p);
+    sums();
   } else if (few_rows(p)) {
     run_rows(p);
+    sums();
   } else if (p.batches == 1 && p.k >= 4 * kSlice && p.m * p.n <= 128 * 128) {
     run_slices(p);
   } else {

@@ -1,6 +1,7 @@
-// C = activation(alpha * A B + beta * C + bias), batched; A is m x k, B k x n, C m x n with its
-// rows contiguous, bias a row of n. gemm() is the driver (kernels/gemm.cpp): it plans, packs and
-// launches. For one level and one problem the bits of C do not depend on the number of threads.
+// C = activation(alpha * A B + bias + beta * D), batched; A is m x k, B k x n, C and D m x n with
+// their rows contiguous, bias a row of n; D is C itself or a residual. gemm() is the driver
+// (kernels/gemm.cpp): it plans, packs and launches. For one level and one problem the bits of C do
+// not depend on the number of threads.
 #pragma once
 
 #include "core/dispatch.h"
@@ -26,13 +27,26 @@ struct GemmProblem {
   std::int64_t m = 0, n = 0, k = 0;
   std::int64_t batches = 1;
   GemmMatrix a, b, c;          // any steps in a and b; c.column_step must be 1
+  GemmMatrix d;                // like c, and may be c; data is null only where beta == 0
   const void* bias = nullptr;  // n contiguous elements
-  double alpha = 1, beta = 0;  // beta == 0: what C holds, NaN too, is not read
+  double alpha = 1, beta = 0;  // beta == 0: what D holds, NaN too, is not read
+  void* a_sums = nullptr;      // m elements: the sums of A's rows (of a single batch)
   bool interruptible = true;   // false where C is the caller's own array
+  // B in panels of packed_columns, made by gemm_pack_b: blocks of kc rows, one after another, in
+  // each of them all panels. 0: B is what p.b says.
+  std::int64_t packed_columns = 0;
 };
 
 #ifndef HOTLOOP_LEVEL
 void gemm(const GemmProblem& problem);
+// Only the sums of A's rows.
+void gemm_row_sums(const GemmProblem& problem);
+// Packs B (k x n) ahead of products with it: gemm_packed_size elements, panels of as many columns
+// as gemm_packed_columns says (for the level in force; any level reads them).
+std::int64_t gemm_packed_columns(DType dtype);
+std::int64_t gemm_packed_size(std::int64_t n, std::int64_t k, std::int64_t columns);
+void gemm_pack_b(DType dtype, const GemmMatrix& b, std::int64_t n, std::int64_t k,
+                 std::int64_t columns, void* to);
 // Worth several threads, and worth releasing the GIL for.
 bool gemm_is_parallel(const GemmProblem& problem);
 #endif
@@ -46,6 +60,13 @@ struct GemmArgs {
   std::int64_t column_block = 0;   // columns of C in a unit
   std::int64_t column_blocks = 0;  // units along n
   std::int64_t panel_step = 0;     // elements from one column block of B to the next
+  bool fetch = false;              // C lies beyond L2
+  bool add_sums = false;           // a_sums holds the sums of earlier blocks of k
+  std::int64_t sums_step = 0;      // elements of a_sums from batch (slice of k) to batch
+  // Each unit packs its panel into a slot of its thread, as the only one to read it.
+  char* slots = nullptr;
+  std::int64_t slot_bytes = 0;
+  int (*slot)() = nullptr;
 };
 
 // Packs blocks of A, then panels of B: units are a_batches * a_blocks, then b_batches * b_panels *
@@ -60,8 +81,8 @@ struct GemmPackArgs {
   std::int64_t b_columns = 0, b_panels = 0, b_rows = 0, b_slices = 0, b_batches = 0;
 };
 
-// Adds the slices of k in order: units are rows of C. p.a holds the partial sums, its batch_step
-// from slice to slice; p.batches is the number of slices.
+// gemm_combine adds the slices of k in order: units are rows of C. p.a holds the partial sums, its
+// batch_step from slice to slice; p.batches is the number of slices.
 HOTLOOP_KERNEL(gemm_pack, GemmPackArgs)
 HOTLOOP_KERNEL(gemm_tiles, GemmArgs)  // units: batch, row block, column block (the fastest)
 HOTLOOP_KERNEL(gemm_dots, GemmArgs)   // rows of A and of B^T contiguous in k; units as above

@@ -1,6 +1,7 @@
 #include "bindings/array.h"
 
 #include <atomic>
+#include <bit>
 #include <cstring>
 
 #include "bindings/params.h"
@@ -45,6 +46,7 @@ bool is_array(py::handle object) {
 bool read_layout(py::handle object, Array* array) {
   const auto* raw = proxy(object);
   const std::int64_t item = array->item();
+  const int shift = std::countr_zero(static_cast<std::uint64_t>(item));  // divisions are slow
   array->ndim = raw->nd;
   array->data = raw->data;
   array->size = 1;
@@ -55,8 +57,8 @@ bool read_layout(py::handle object, Array* array) {
     array->size *= raw->dimensions[axis];
     const std::int64_t bytes = raw->strides[axis];
     // The stride of an axis of size 1 means nothing, and NumPy keeps odd values there.
-    array->strides[at] = raw->dimensions[axis] == 1 ? 0 : bytes / item;
-    if (raw->dimensions[axis] != 1 && bytes % item != 0) addressable = false;
+    array->strides[at] = raw->dimensions[axis] == 1 ? 0 : bytes >> shift;
+    if (raw->dimensions[axis] != 1 && (bytes & (item - 1)) != 0) addressable = false;
   }
   return addressable;
 }

@@ -24,7 +24,45 @@ void tile_rows_of_block(const GemmArgs& g, const T* a, Tile<T> tile, std::int64_
     tile.rows = rows;
     run_tile(tile, static_cast<int>(high), static_cast<int>(columns));
     tile.c += high * tile.ldc;
+    if (tile.from) tile.from += high * tile.from_step;
     row += high;
+  }
+}
+
+// The sums over k of the rows [row, row + count) of A, which the tiles have just left in cache. At
+// most 64 terms each are added one after another, so that the error grows with k / 64.
+template <class T>
+void sum_rows(const GemmArgs& g, std::int64_t batch, std::int64_t row, std::int64_t count,
+              std::int64_t depth) {
+  using V = Vec<T>;
+  constexpr std::int64_t kTerms = 64;
+  const GemmMatrix& matrix = g.p.a;
+  T* sums = static_cast<T*>(g.p.a_sums) + batch * g.sums_step + row;
+  if (matrix.column_step == 1) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const T* a = element<T>(matrix, batch, row + i, 0);
+      V sum = simd::zero<T>();
+      for (std::int64_t at = 0; at < depth; at += V::lanes) {
+        sum = sum + simd::load_upto(a + at, depth - at);
+      }
+      sums[i] = simd::reduce_add(sum) + (g.add_sums ? sums[i] : T(0));
+    }
+    return;
+  }
+  for (std::int64_t i = 0; i < count; i += V::lanes) {
+    const int some = static_cast<int>(least(V::lanes, count - i));
+    V total = g.add_sums ? simd::load_upto(sums + i, some) : simd::zero<T>();
+    for (std::int64_t start = 0; start < depth; start += kTerms) {
+      const std::int64_t stop = least(start + kTerms, depth);
+      V sum = simd::zero<T>();
+      for (std::int64_t at = start; at < stop; ++at) {
+        const T* a = element<T>(matrix, batch, row + i, at);
+        sum = sum + (matrix.row_step == 1 ? simd::load_upto(a, some)
+                                          : simd::load_strided(a, matrix.row_step, some));
+      }
+      total = total + sum;
+    }
+    simd::store_upto(sums + i, total, some);
   }
 }
 
@@ -43,21 +81,33 @@ void tiles_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     const T* a = element<T>(p.a, batch, row, 0);
     const T* b = element<T>(p.b, batch, 0, 0) + column_block * g.panel_step;
     T* c = element<T>(p.c, batch, row, first);
+    const T* from = p.beta != 0 ? element<T>(p.d, batch, row, first) : nullptr;
     Tile<T> tile;
     tile.depth = depth_of(p.k, g.k_total, batch);
     tile.a_step = p.a.column_step;
     tile.b_step = p.b.row_step;
     tile.ldc = p.c.row_step;
+    tile.from_step = p.d.row_step;
+    tile.fetch = g.fetch;
+    if (g.slots) {
+      T* slot = reinterpret_cast<T*>(g.slots + g.slot_bytes * g.slot());
+      pack_block<T>(b, p.b.row_step, p.b.column_step, tile.depth, columns, slot, g.column_block,
+                    columns);
+      b = slot;
+      tile.b_step = g.column_block;
+    }
     tile.alpha = static_cast<T>(p.alpha);
     tile.beta = static_cast<T>(p.beta);
     const T* bias = static_cast<const T*>(p.bias);
     for (std::int64_t j = 0; j < columns; j += kTileColumns<T>) {
       tile.b = b + j;
       tile.c = c + j;
+      tile.from = from ? from + j : nullptr;
       tile.bias = bias ? bias + first + j : nullptr;
       tile_rows_of_block<T>(g, a, tile, count, least(kTileColumns<T>, columns - j));
     }
     activate_block<T>(p, c, count, columns);
+    if (p.a_sums && column_block == 0) sum_rows<T>(g, batch, row, count, tile.depth);
   }
 }
 

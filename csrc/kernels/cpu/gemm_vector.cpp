@@ -2,6 +2,7 @@
 // over k in lanes) and rows (B row-major: sums over k in memory that stays in L1); the sum over
 // slices of k; sums of columns.
 #include "engines/gemm_epilogue.h"
+#include "engines/transpose.h"
 #include "kernels/gemm.h"
 
 namespace hotloop::HOTLOOP_LEVEL {
@@ -12,9 +13,28 @@ using simd::Vec;
 // ---- dots: c[i][j] = a[i] . b[j], both contiguous
 // --------------------------------------------------
 
+// Adds up the lanes of as many vectors as there are lanes: lane l of row[0] becomes the sum of
+// row[l]. Three instructions for a sum instead of eight.
+template <int Step, class T>
+HOTLOOP_SIMD void add_lanes(Vec<T> (&row)[Vec<T>::lanes]) {
+  using V = Vec<T>;
+  using Lanes = typename MakeLanes<V::lanes>::type;
+  if constexpr (Step < V::lanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < V::lanes; ++i) {
+      if (i % (2 * Step)) continue;
+      const V upper = row[i];
+      const V lower = row[i + Step];
+      row[i] =
+          exchange_upper<Step>(upper, lower, Lanes{}) + exchange_lower<Step>(upper, lower, Lanes{});
+    }
+    add_lanes<2 * Step, T>(row);
+  }
+}
+
 template <class T, int Rows, int Columns>
 void dot_loop(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, std::int64_t depth,
-              T* sums) {
+              bool more, T* sums) {
   using V = Vec<T>;
   V sum[Rows][Columns];
 #pragma GCC unroll 4
@@ -22,8 +42,14 @@ void dot_loop(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, 
 #pragma GCC unroll 4
     for (int j = 0; j < Columns; ++j) sum[i][j] = simd::zero<T>();
   }
+  // One row of A: bandwidth decides, and the next rows of B are asked for meanwhile.
+  const T* ahead = Rows == 1 && more ? b + Columns * b_step : b;
   std::int64_t at = 0;
   for (; at + V::lanes <= depth; at += V::lanes) {
+    if (Rows == 1 && Columns > 1) {
+#pragma GCC unroll 4
+      for (int j = 0; j < Columns; ++j) __builtin_prefetch(ahead + j * b_step + at, 0, 2);
+    }
     V bv[Columns];
 #pragma GCC unroll 4
     for (int j = 0; j < Columns; ++j) bv[j] = simd::load(b + j * b_step + at);
@@ -46,6 +72,23 @@ void dot_loop(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, 
       for (int j = 0; j < Columns; ++j) sum[i][j] = simd::fma(av, bv[j], sum[i][j]);
     }
   }
+  if constexpr (Rows * Columns % V::lanes == 0) {
+    constexpr int kRows = V::lanes / Columns > 0 ? V::lanes / Columns : 1;
+    if constexpr (kRows * Columns == V::lanes) {
+#pragma GCC unroll 4
+      for (int first = 0; first < Rows; first += kRows) {
+        V row[V::lanes];
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+          for (int j = 0; j < Columns; ++j) row[i * Columns + j] = sum[first + i][j];
+        }
+        add_lanes<1, T>(row);
+        simd::store(sums + first * Columns, row[0]);
+      }
+      return;
+    }
+  }
 #pragma GCC unroll 4
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
@@ -54,7 +97,7 @@ void dot_loop(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, 
 }
 
 template <class T>
-using DotLoop = void (*)(const T*, std::int64_t, const T*, std::int64_t, std::int64_t, T*);
+using DotLoop = void (*)(const T*, std::int64_t, const T*, std::int64_t, std::int64_t, bool, T*);
 
 // AVX2 and generic have 16 registers: 2x4 sums, 4 of b and one of a.
 constexpr int kDotRows = simd::kBytes == 64 ? 4 : 2;
@@ -88,13 +131,14 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
         const DotLoop<T> loop =
             wide == kDotColumns ? dot_loop_for<T, kDotColumns>(high) : dot_loop_for<T, 1>(high);
         loop(element<T>(p.a, batch, i, 0), p.a.row_step, element<T>(p.b, batch, 0, j),
-             p.b.column_step, p.k, sums);
+             p.b.column_step, p.k, j + 2 * kDotColumns <= p.n, sums);
         for (std::int64_t r = 0; r < high; ++r) {
           T* c = element<T>(p.c, batch, i + r, j);
+          const T* d = beta != T(0) ? element<T>(p.d, batch, i + r, j) : nullptr;
           for (std::int64_t s = 0; s < wide; ++s) {
             T value = sums[r * wide + s] * alpha;
             if (bias) value += bias[j + s];
-            if (beta != T(0)) value += beta * c[s];
+            if (d) value += beta * d[s];
             c[s] = value;
           }
         }
@@ -109,13 +153,16 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
 // -----------------------------------------
 
 constexpr int kStreams = 4;       // rows of B read at a time
-constexpr int kSumBytes = 16384;  // the sums of a block stay in L1, on the stack
+constexpr int kSumBytes = 65536;  // the sums of a block stay in L1 and L2, on the stack
 
 // sum[r][j] += over s < Streams of x[r][s] * b[s][j], for `columns` columns.
+// `ahead` elements further on lies what comes next: fetched to L2 meanwhile, since the runs of one
+// row are too short for the machine to see them coming.
 template <class T, int Rows, int Streams>
-[[gnu::noinline]] void stream_rows(const T* const* b, const T* x, std::int64_t columns, T* sums,
-                                   std::int64_t pitch) {
+[[gnu::noinline]] void stream_rows(const T* const* b, std::int64_t ahead, const T* x,
+                                   std::int64_t columns, T* sums, std::int64_t pitch) {
   using V = Vec<T>;
+  constexpr bool kFetch = Streams > 1;
   V factor[Rows][Streams];
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
@@ -133,6 +180,7 @@ template <class T, int Rows, int Streams>
 #pragma GCC unroll 4
     for (int s = 0; s < Streams; ++s) {
       const V bv = simd::load(row[s] + j);
+      if (kFetch) __builtin_prefetch(row[s] + j + ahead, 0, 2);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) sum[r] = simd::fma(factor[r][s], bv, sum[r]);
     }
@@ -154,7 +202,8 @@ template <class T, int Rows, int Streams>
 }
 
 template <class T>
-using StreamLoop = void (*)(const T* const*, const T*, std::int64_t, T*, std::int64_t);
+using StreamLoop = void (*)(const T* const*, std::int64_t, const T*, std::int64_t, T*,
+                            std::int64_t);
 
 template <class T, int Streams>
 inline StreamLoop<T> stream_loop_for(std::int64_t rows) {
@@ -184,6 +233,7 @@ void rows_of_block(const GemmArgs& g, std::int64_t batch, std::int64_t first,
     const std::int64_t streams = p.k - at >= kStreams ? kStreams : 1;
     const T* b[kStreams];
     for (std::int64_t s = 0; s < streams; ++s) b[s] = element<T>(p.b, batch, at + s, first);
+    const std::int64_t ahead = at + 2 * kStreams <= p.k ? kStreams * p.b.row_step : 0;
     for (std::int64_t i = 0; i < p.m; i += 4) {
       const std::int64_t high = least(4, p.m - i);
       T x[4 * kStreams];
@@ -194,16 +244,17 @@ void rows_of_block(const GemmArgs& g, std::int64_t batch, std::int64_t first,
       }
       const StreamLoop<T> loop =
           streams == kStreams ? stream_loop_for<T, kStreams>(high) : stream_loop_for<T, 1>(high);
-      loop(b, x, columns, sums + i * columns, columns);
+      loop(b, i == 0 ? ahead : 0, x, columns, sums + i * columns, columns);
     }
     at += streams;
   }
   for (std::int64_t r = 0; r < p.m; ++r) {
     T* c = element<T>(p.c, batch, r, first);
+    const T* d = p.beta != 0 ? element<T>(p.d, batch, r, first) : c;
     for (std::int64_t j = 0; j < columns; j += V::lanes) {
       const int some = static_cast<int>(least(V::lanes, columns - j));
       const V sum = simd::load_upto(sums + r * columns + j, some);
-      simd::store_upto(c + j, finish_sum<T>(p, sum, c + j, first + j, some), some);
+      simd::store_upto(c + j, finish_sum<T>(p, sum, d + j, first + j, some), some);
     }
   }
 }
@@ -232,13 +283,14 @@ void combine_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   const GemmProblem& p = g.p;
   for (std::int64_t row = begin; row < end; ++row) {
     T* c = element<T>(p.c, 0, row, 0);
+    const T* d = p.beta != 0 ? element<T>(p.d, 0, row, 0) : c;
     for (std::int64_t j = 0; j < p.n; j += V::lanes) {
       const int some = static_cast<int>(least(V::lanes, p.n - j));
       V sum = simd::load_upto(element<T>(p.a, 0, row, j), some);
       for (std::int64_t slice = 1; slice < p.batches; ++slice) {
         sum = sum + simd::load_upto(element<T>(p.a, slice, row, j), some);
       }
-      simd::store_upto(c + j, finish_sum<T>(p, sum, c + j, j, some), some);
+      simd::store_upto(c + j, finish_sum<T>(p, sum, d + j, j, some), some);
     }
     activate_block<T>(p, c, 1, p.n);
   }

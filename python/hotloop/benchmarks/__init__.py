@@ -38,6 +38,7 @@ __all__ = [
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m hotloop bench`."""
     parser.add_argument("families", nargs="*", metavar="family", help=", ".join(families()))
+    parser.add_argument("--all", action="store_true", help="also the rows of detail")
     parser.add_argument(
         "--targets", action="store_true", help="only the rows with a promised figure"
     )
@@ -59,6 +60,8 @@ def chosen(options: argparse.Namespace) -> list[Case]:
         table = [case for case in table if case.target is not None]
     if options.quick:
         table = [case for case in table if case.quick]
+    if not (options.all or options.match or options.list):
+        table = [case for case in table if not case.detail]
     return [case for case in table if options.match in case.key]
 
 

@@ -19,10 +19,15 @@ CONTENDERS = ("hotloop", "numpy", "numpy-skylakex", "torch", "jax", "onnxruntime
 
 @dataclass(frozen=True)
 class Target:
-    """A figure that was promised: `rival`'s time over ours is at least `ratio`."""
+    """A figure that was promised: `rival`'s time over ours is at least `ratio`.
+
+    The rival "best" is the fastest of all. `ceiling` is the share of the ceiling that keeps the
+    promise as well, where rivals leave no room for the ratio.
+    """
 
     rival: str
     ratio: float
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,12 @@ class Case:
     contenders: Mapping[str, Build | Mapping[str, Build]]
     flops: float = 0.0  # inside the image: padding taps are no work
     bytes: float = 0.0  # each tensor once
-    ceiling: str = ""  # the probe that bounds it: fma, read, copy, copy_nt, update
+    ceiling: str = ""  # the probe that bounds it: fma, fma64, read, copy, copy_nt, update
     rtol: float = 1e-4  # of the largest element
     compare: bool = True  # False where the result is random or a state that moves with each call
     target: Target | None = None
     quick: bool = False  # small enough for `--quick`
+    detail: bool = False  # timed with `--all`, or where `--match` finds it
     note: str = ""
     tags: frozenset[str] = field(default_factory=frozenset)
 

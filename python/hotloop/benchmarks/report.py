@@ -74,10 +74,14 @@ def _share(row: Row) -> str:
 
 
 def _target(row: Row) -> str:
-    if row.case.target is None:
+    target = row.case.target
+    if target is None:
         return ""
     met = {True: "met", False: "MISSED", None: "not timed"}[row.met]
-    return f"{row.case.target.ratio}× {row.case.target.rival}: {met}"
+    if target.rival == "ceiling":
+        return f"{100 * target.ratio:.0f} % of ceiling: {met}"
+    either = "" if target.ceiling is None else f" or {100 * target.ceiling:.0f} % of ceiling"
+    return f"{target.ratio}× {target.rival}{either}: {met}"
 
 
 def _columns(rows: list[Row]) -> list[str]:

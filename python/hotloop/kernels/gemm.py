@@ -8,14 +8,16 @@ import numpy.typing as npt
 
 from hotloop import _core
 
-__all__ = ["gemm", "linear", "linear_backward"]
+__all__ = ["GemmPack", "gemm", "gemm_pack", "linear", "linear_backward"]
 
 Array = npt.NDArray[Any]
+GemmPack = _core.GemmPack
+_plain = _core.gemm
 
 
 def gemm(
     a: Array,
-    b: Array,
+    b: Array | GemmPack,
     bias: Array | None = None,
     *,
     trans_a: bool = False,
@@ -23,9 +25,10 @@ def gemm(
     alpha: float = 1.0,
     beta: float = 0.0,
     activation: str | None = None,
+    residual: Array | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Multiplies matrices: activation(alpha * a @ b + beta * out + bias).
+    """Multiplies matrices: activation(alpha * a @ b + bias + residual), or + beta * out.
 
     Sums run over k in an order that depends on shapes and strides alone: the same bits for any
     number of threads. Blocked after Goto and van de Geijn, "Anatomy of High-Performance Matrix
@@ -35,7 +38,7 @@ def gemm(
         a: (..., m, k), or (..., k, m) with ``trans_a``; float32 or float64, any strides. A
             transposed view costs no more than ``trans_a``.
         b: (..., k, n), or (..., n, k) with ``trans_b``; the dtype of ``a``. Leading axes broadcast
-            as those of ``numpy.matmul`` do.
+            as those of ``numpy.matmul`` do. Or a matrix that ``gemm_pack`` has packed.
         bias: (n,), added to each row.
         trans_a: exchange the last two axes of ``a``.
         trans_b: exchange the last two axes of ``b``.
@@ -43,8 +46,10 @@ def gemm(
         beta: factor of what ``out`` holds; with 0 that is never read, NaN or not.
         activation: "relu", "gelu", ... (the name of an activation kernel, with its default
             parameter), or None.
-        out: the destination (..., m, n); must not overlap an input. Where its last axis is not
-            contiguous it is written through a temporary.
+        residual: (..., m, n), added before the activation; takes the place of ``out`` in the sum,
+            so beta must be 0.
+        out: the destination (..., m, n); must not overlap an input, but may be ``residual``. Where
+            its last axis is not contiguous it is written through a temporary.
 
     Returns:
         ``out``, or a new array (..., m, n). With k = 0 the product is 0.
@@ -53,27 +58,53 @@ def gemm(
         ShapeError: fewer than 2 axes, or sizes that do not fit.
         DTypeError: an argument is no float array, or dtypes differ.
         OutputError: out is read-only or overlaps an input, or is missing where beta is not 0.
-        ValueError: an unknown activation.
+        ValueError: an unknown activation, residual with beta, ``trans_b`` with a pack.
     """
-    return _core.gemm(a, b, bias, trans_a, trans_b, alpha, beta, activation, out)
+    if bias is None and residual is None and activation is None and alpha == 1.0 and beta == 0.0:
+        return _core.gemm(a, b, trans_a, trans_b, out)
+    return _core.gemm_epilogue(a, b, trans_a, trans_b, out, bias, residual, alpha, beta, activation)
+
+
+def gemm_pack(b: Array, *, trans_b: bool = False) -> GemmPack:
+    """Packs a matrix for many products with it: the order in which the inner loop reads it.
+
+    A product packs what it needs on its own; ahead of time it pays where the same ``b`` meets few
+    rows of ``a`` again and again, as the weights of a network that is trained no more.
+
+    Args:
+        b: (k, n), or (n, k) with ``trans_b`` (the weights of ``linear``); float32 or float64, any
+            strides. Copied: later changes of ``b`` do not show.
+        trans_b: exchange the axes of ``b``.
+
+    Returns:
+        What ``gemm`` takes for b, and ``linear`` for w (packed with ``trans_b``). Its ``shape`` is
+        (k, n).
+
+    Raises:
+        ShapeError: b has not 2 axes.
+        DTypeError: b is no float array.
+    """
+    return _core.gemm_pack(b, trans_b)
 
 
 def linear(
     x: Array,
-    w: Array,
+    w: Array | GemmPack,
     b: Array | None = None,
     *,
     activation: str | None = None,
+    residual: Array | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Applies a linear layer: activation(x @ w.T + b).
+    """Applies a linear layer: activation(x @ w.T + b + residual).
 
     Args:
         x: (..., in), float32 or float64, any strides.
-        w: (out, in), the dtype of ``x``.
+        w: (out, in), the dtype of ``x``; or ``gemm_pack(w, trans_b=True)``.
         b: (out,), or None.
         activation: the name of an activation, or None.
-        out: the destination (..., out); must not overlap an input.
+        residual: (..., out), added before the activation, or None.
+        out: the destination (..., out); must not overlap an input, but may be ``residual``.
 
     Returns:
         ``out``, or a new array (..., out).
@@ -84,7 +115,7 @@ def linear(
         OutputError: out is read-only or overlaps an input.
         ValueError: an unknown activation.
     """
-    return _core.linear(x, w, b, activation, out)
+    return _core.linear(x, w, b, activation, residual, out)
 
 
 def linear_backward(
