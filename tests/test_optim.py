@@ -7,7 +7,18 @@ import pytest
 
 import hotloop as hl
 from hotloop import kernels
-from hotloop.optim import SGD, Adam, AdamW
+from hotloop.optim import (
+    LAMB,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lion,
+    NAdam,
+    RMSprop,
+)
 
 SHAPES = [(3, 4), (4,), (1,), (2, 3, 5)]
 CASES = [
@@ -20,7 +31,45 @@ CASES = [
     (Adam, {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
     (AdamW, {}),
     (AdamW, {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
+    (SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "maximize": True}),
+    (Adam, {"lr": 0.01, "amsgrad": True, "weight_decay": 0.1}),
+    (Adam, {"lr": 0.01, "maximize": True, "decoupled_weight_decay": True, "weight_decay": 0.1}),
+    (AdamW, {"lr": 0.01, "amsgrad": True, "maximize": True}),
+    (Adamax, {}),
+    (Adamax, {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.1, "maximize": True}),
+    (NAdam, {}),
+    (NAdam, {"lr": 0.01, "weight_decay": 0.1, "momentum_decay": 0.1, "maximize": True}),
+    (NAdam, {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    (RMSprop, {}),
+    (RMSprop, {"alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1, "maximize": True}),
+    (RMSprop, {"momentum": 0.9}),
+    (RMSprop, {"centered": True, "eps": 1e-2}),
+    (RMSprop, {"centered": True, "momentum": 0.5, "weight_decay": 0.1, "eps": 1e-2}),
+    (Adagrad, {}),
+    (Adagrad, {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "maximize": True}),
+    (Adagrad, {"initial_accumulator_value": 0.5, "eps": 1e-3}),
+    (Adadelta, {}),
+    (Adadelta, {"lr": 0.5, "rho": 0.8, "eps": 1e-4, "weight_decay": 0.1, "maximize": True}),
 ]
+OUR_OWN = [
+    (Lion, {"weight_decay": 0.1}),
+    (Lion, {"betas": (0.5, 0.8), "maximize": True}),
+    (LAMB, {"weight_decay": 0.1}),
+]
+
+
+@pytest.fixture(autouse=True)
+def _scalars_in_float64():
+    """PyTorch keeps NAdam's product of momenta in its default dtype: float32 errs by 1e-7."""
+    try:
+        import torch
+    except ImportError:
+        yield
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 def parameters(rng, dtype=np.float64, shapes=SHAPES):
@@ -61,7 +110,7 @@ def test_twenty_steps_are_those_of_pytorch(rng, kind, options, dtype):
         np.testing.assert_allclose(mine, tensor.detach().numpy(), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, Adamax, NAdam, RMSprop, Adagrad, Adadelta])
 def test_defaults_and_order_of_arguments_are_those_of_pytorch(kind):
     torch = pytest.importorskip("torch")
     import inspect
@@ -188,10 +237,71 @@ def test_a_step_before_backward_is_noticed(rng):
         loss.backward()
 
 
+# ---- scaled and clipped gradients -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm_type", [1, 2.0, float("inf")])
+@pytest.mark.parametrize("max_norm", [0.0, 0.5, 1e6])
+def test_clip_grad_norm_is_that_of_pytorch(rng, norm_type, max_norm, dtype):
+    torch = pytest.importorskip("torch")
+    ours = parameters(rng, dtype)
+    grads = gradients(rng, ours)
+    theirs = [torch.tensor(value, requires_grad=True) for value in values(ours)]
+    grads[1] = None
+    give(ours, [None if g is None else g.copy() for g in grads])
+    for tensor, grad in zip(theirs, grads):
+        tensor.grad = None if grad is None else torch.tensor(grad)
+    norm = hl.nn.utils.clip_grad_norm_(ours, max_norm, norm_type)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm, norm_type)
+    bound = 1e-12 if dtype == np.float64 else 1e-5
+    np.testing.assert_allclose(norm.item(), expected.item(), rtol=bound)
+    for mine, tensor in zip(ours, theirs):
+        assert (mine.grad is None) == (tensor.grad is None)
+        if mine.grad is not None:
+            np.testing.assert_allclose(mine.grad.numpy(), tensor.grad.numpy(), rtol=2 * bound)
+
+
+def test_clip_grad_value_and_errors(rng):
+    params = parameters(rng)
+    grads = gradients(rng, params)
+    give(params, [g.copy() for g in grads])
+    hl.nn.utils.clip_grad_value_(params, 0.25)
+    for param, grad in zip(params, grads):
+        np.testing.assert_array_equal(param.grad.numpy(), np.clip(grad, -0.25, 0.25))
+    params[0].grad.data[0, 0] = np.nan
+    with pytest.raises(RuntimeError, match="must be finite, got nan"):
+        hl.nn.utils.clip_grad_norm_(params, 1.0, error_if_nonfinite=True)
+    with pytest.raises(ValueError, match="norm_type must be 1, 2 or inf, got 3"):
+        hl.nn.utils.clip_grad_norm_(params, 1.0, 3)
+    assert np.isnan(hl.nn.utils.clip_grad_norm_(params, 1.0).item())
+    assert np.isnan(params[2].grad.numpy()).all()
+    assert hl.nn.utils.clip_grad_norm_([], 1.0).item() == 0
+
+
+@pytest.mark.parametrize(("kind", "options"), [(AdamW, {}), (SGD, {"lr": 0.1}), (LAMB, {})])
+def test_scaling_and_clipping_on_the_way(rng, kind, options):
+    left, right = parameters(np.random.default_rng(3)), parameters(np.random.default_rng(3))
+    first = kind([{"params": left[:2]}, {"params": left[2:], "lr": 0.01}], **options)
+    second = kind([{"params": right[:2]}, {"params": right[2:], "lr": 0.01}], **options)
+    for max_norm in (0.5, 1e3, 0.5):
+        grads = gradients(rng, left)
+        give(left, [g * 8 for g in grads])
+        kept = [param.grad.numpy().copy() for param in left]
+        give(right, [g.copy() for g in grads])
+        first.step(grad_scale=np.array(8.0), max_norm=max_norm)
+        norm = hl.nn.utils.clip_grad_norm_(right, max_norm)
+        second.step()
+        np.testing.assert_allclose(first.grad_norm, norm.item(), rtol=1e-12)
+        for param, grad in zip(left, kept):
+            np.testing.assert_array_equal(param.grad.numpy(), grad)
+        for x, y in zip(values(left), values(right)):
+            np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-14)
+
+
 # ---- state --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "options"), CASES)
+@pytest.mark.parametrize(("kind", "options"), CASES + OUR_OWN)
 def test_a_loaded_optimizer_goes_on(rng, kind, options):
     left = parameters(rng)
     first = kind([{"params": left[:2], "lr": 0.05}, {"params": left[2:]}], **options)
@@ -286,14 +396,16 @@ def test_loading_is_all_or_nothing(rng):
         (SGD, {"weight_decay": -1}, "weight_decay must be in"),
         (SGD, {"nesterov": True}, "nesterov must have momentum > 0"),
         (SGD, {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "dampening 0"),
-        (SGD, {"maximize": True}, "maximize=True is not supported; minimise the negated loss"),
         (Adam, {"betas": (0.9, 1.0)}, "betas must be in"),
         (Adam, {"betas": (-0.1, 0.9)}, "betas must be in"),
         (Adam, {"betas": 0.9}, "betas must be two numbers"),
         (Adam, {"eps": -1e-8}, "eps must be in"),
-        (Adam, {"amsgrad": True}, "Adam: amsgrad=True is not supported"),
-        (AdamW, {"amsgrad": True}, "AdamW: amsgrad=True is not supported"),
         (AdamW, {"capturable": True}, "capturable=True is not supported"),
+        (Adagrad, {"lr_decay": -1}, "Adagrad: lr_decay must be in"),
+        (Adagrad, {"initial_accumulator_value": -1}, "initial_accumulator_value must be in"),
+        (Adadelta, {"rho": 1.5}, r"Adadelta: rho must be in \[0, 1\], got 1.5"),
+        (RMSprop, {"alpha": -0.5}, "RMSprop: alpha must be in"),
+        (NAdam, {"momentum_decay": -0.5}, "NAdam: momentum_decay must be in"),
     ],
 )
 def test_options_out_of_range(rng, kind, options, text):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import hotloop as hl
-from hotloop.kernels import adam_step, adamw_step, sgd_step
+from hotloop import kernels
+from hotloop.kernels import adam_step, adamw_step, lamb_step, sgd_step
 from reference import LAYOUTS, assert_close, assert_same_bits, guarded, with_layout
 
 SIZES = (0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 4095, 4096, 4097)
@@ -80,7 +81,7 @@ def test_adam_values(level, dtype, rng, kernel, options):
         p[...] = rng.normal(size=size)
         want = p.astype(np.float64), np.zeros(size), np.zeros(size)
         for step in (1, 2, 3):
-            g = (rng.normal(size=size) + 3).astype(dtype)
+            g = rng.uniform(1, 5, size).astype(dtype)  # no g - m that almost cancels to 0
             want = reference(want[0], g.astype(np.float64), *want[1:], lr=0.01, step=step)
             assert kernel(p, g, m, v, lr=0.01, step=step, **options) is None
         for got, expected, name in zip((p, m, v), want, "pmv"):
@@ -188,6 +189,136 @@ def test_nan_and_inf_spread_only_where_they_are(dtype):
     assert np.isfinite(np.delete(p, [7, 9, 11])).all()
 
 
+def zeros_and(rng, size, dtype, count):
+    """p, g and state as each rule begins with it."""
+    p, g = (rng.normal(size=size).astype(dtype) for _ in range(2))
+    return [p, g, *(np.zeros(size, dtype) for _ in range(count))]
+
+
+# Each rule's references are PyTorch's own code, in tests/test_optim.py, or the formula here.
+EVERY_STEP = {
+    "sgd_step": (1, {"step": 2, "momentum": 0.9, "weight_decay": 0.1}),
+    "adam_step": (3, {"step": 2, "weight_decay": 0.1}),
+    "adamw_step": (2, {"step": 2}),
+    "adamax_step": (2, {"step": 2, "weight_decay": 0.1}),
+    "nadam_step": (2, {"step": 2, "mu_product": 0.3, "weight_decay": 0.1}),
+    "rmsprop_step": (3, {"momentum": 0.5, "weight_decay": 0.1, "eps": 0.1}),
+    "adagrad_step": (1, {"step": 2, "lr_decay": 0.1}),
+    "adadelta_step": (2, {"rho": 0.8}),
+    "lion_step": (1, {"weight_decay": 0.1}),
+    "lamb_step": (2, {"step": 2, "weight_decay": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_STEP)
+def test_every_level_layout_and_thread_count_agrees(name, level, dtype, rng):
+    kernel, (count, options) = getattr(kernels, name), EVERY_STEP[name]
+    shape = (5, 7, 19)
+    start = zeros_and(rng, shape, dtype, count)
+    # Well-conditioned: no root of almost nothing, no sign of a sum that almost cancels.
+    start[2:] = [1 + np.abs(rng.normal(size=shape)).astype(dtype) for _ in start[2:]]
+    if name == "rmsprop_step":
+        start[4][...] = 0
+    want = [a.astype(np.float64) for a in start]
+    kernel(*want, lr=0.1, **options)
+    for layout in LAYOUTS:
+        got = [with_layout(a, layout) for a in start]
+        kernel(*got, lr=0.1, **options)
+        for a, b in zip(got, want):
+            assert_close(a, b, depth=40, name=f"{name} {layout}")
+    for size in SIZES:
+        parts = [guarded(size, dtype) for _ in start]
+        filled = zeros_and(rng, size, dtype, count)
+        for (a, _), b in zip(parts, filled):
+            a[...] = b
+        kernel(*(a for a, _ in parts), lr=0.1, **options)
+        for _, check in parts:
+            check()
+
+    def call():
+        arrays = zeros_and(np.random.default_rng(5), 100_001, dtype, count)
+        kernel(*arrays, lr=0.1, max_norm=1.0, **options)
+        return tuple(arrays)
+
+    assert_same_bits(call)
+
+
+def test_lion_and_lamb_are_their_formulas(level, dtype, rng):
+    for size in (1, 17, 4097, 9000):
+        p, g, m = zeros_and(rng, size, dtype, 1)
+        want_p, want_m = p.astype(np.float64), np.zeros(size)
+        for _ in range(3):
+            wide = g.astype(np.float64)
+            want_p = want_p * (1 - 0.1 * 0.2) - 0.1 * np.sign(0.9 * want_m + 0.1 * wide)
+            want_m = 0.99 * want_m + 0.01 * wide
+            kernels.lion_step(p, g, m, lr=0.1, weight_decay=0.2)
+        assert_close(p, want_p, depth=12)
+        assert_close(m, want_m, depth=12)
+        kernels.lion_step(p[:1], np.zeros(1, dtype), np.zeros(1, dtype), lr=0.1)  # sign(0) is 0
+        assert_close(p[0], want_p[0], depth=12)
+
+        p, g, m, v = zeros_and(rng, size, dtype, 2)
+        want = [a.astype(np.float64) for a in (p, m, v)]
+        for step in (1, 2, 3):
+            wide = g.astype(np.float64)
+            want[1] = 0.9 * want[1] + 0.1 * wide
+            want[2] = 0.999 * want[2] + 0.001 * wide**2
+            direction = (
+                want[1] / (1 - 0.9**step) / (np.sqrt(want[2] / (1 - 0.999**step)) + 1e-6)
+                + 0.01 * want[0]
+            )
+            ratio = np.linalg.norm(want[0]) / np.linalg.norm(direction)
+            want[0] = want[0] - 0.1 * ratio * direction
+            lamb_step(p, g, m, v, lr=0.1, step=step, weight_decay=0.01)
+        for got, expected in zip((p, m, v), want):
+            assert_close(got, expected, depth=200)
+    p, zero = np.zeros(5, dtype), np.zeros(5, dtype)
+    # |p| = 0: a step of length lr
+    lamb_step(p, np.ones(5, dtype), zero, zero.copy(), lr=0.1, step=1, eps=0.0)
+    assert_close(p, np.full(5, -0.1), depth=20)
+
+
+def test_gradients_are_scaled_clipped_and_turned(level, rng, dtype):
+    slots = tensors(rng, dtype)
+    norm = np.sqrt(sum((a.astype(np.float64) ** 2).sum() for a in slots[1]))
+    for max_norm in (None, 0.25, 1e9):
+        got, want = ([[a.copy() for a in s] for s in slots] for _ in range(2))
+        factor = -0.5 if max_norm is None else -0.5 * min(1, max_norm / (0.5 * norm + 1e-6))
+        want[1] = [np.array(a * factor, dtype) for a in want[1]]
+        found = adam_step(*got, lr=0.1, step=2, grad_scale=2.0, maximize=True, max_norm=max_norm)
+        adam_step(*want, lr=0.1, step=2)
+        if max_norm is None:
+            assert found is None
+        else:
+            assert_close(np.array(found), 0.5 * norm, depth=64, dtype=dtype, scale=norm)
+        for which in (0, 2, 3):
+            for a, b in zip(got[which], want[which]):
+                assert_close(a, b, depth=100)
+        for a, b in zip(got[1], slots[1]):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_norms(level, rng, dtype):
+    for size in SIZES:
+        arrays = [rng.normal(size=size).astype(dtype), rng.normal(size=(3, 7)).astype(dtype).T]
+        flat = np.concatenate([a.astype(np.float64).ravel() for a in arrays])
+        for norm_type, order in ((1, 1), (2, 2), (np.inf, np.inf)):
+            got = kernels.grad_norm(arrays, norm_type=norm_type)
+            assert_close(np.array(got), np.linalg.norm(flat, order), depth=300, dtype=dtype)
+    for bad in (np.nan, np.inf, -np.inf):
+        arrays[0][4000] = bad
+        for norm_type in (1, 2, np.inf):
+            want = np.nan if np.isnan(bad) else np.inf
+            np.testing.assert_equal(kernels.grad_norm(arrays, norm_type=norm_type), want)
+    mixed = [np.full(3, 2.0, np.float32), np.full((2, 2), 1.0)]
+    assert kernels.grad_norm(mixed) == 4.0
+    assert kernels.clip_grad_norm(mixed, 2.0) == 4.0
+    np.testing.assert_allclose(mixed[1], 0.5, rtol=1e-6)
+    kernels.clip_grad_value(mixed, 0.75)
+    assert (mixed[0] == 0.75).all()
+    assert kernels.grad_norm([]) == 0.0
+
+
 class TestBadInput:
     def good(self):
         return [[np.ones((2, 3), np.float32), np.ones(4, np.float32)] for _ in range(4)]
@@ -268,6 +399,8 @@ class TestBadInput:
             ({"betas": (0.9, -1)}, r"betas\[1\] must be in \[0, 1\), got -1"),
             ({"eps": -1e-3}, "eps must be at least 0"),
             ({"weight_decay": -1}, "weight_decay must be at least 0, got -1"),
+            ({"grad_scale": 0}, "grad_scale must be above 0, got 0"),
+            ({"max_norm": -1}, "max_norm must be at least 0, got -1"),
         ],
     )
     def test_numbers(self, options, match):

@@ -1,6 +1,7 @@
-// A map over the elements of a list of tensors that changes some of them in place: each tensor
-// comes as up to four arrays of one shape (value, gradient, momenta). A piece of work may begin in
-// the middle of one tensor and end in another. Dense tensors, nearly all, run over whole vectors.
+// A walk over the elements of a list of tensors, block by block: each tensor comes as up to
+// kOptimizerArrays arrays of one shape (value, gradient, momenta). Dense tensors, nearly all, are
+// handed over where they lie; those of other strides are copied through buffers, so that a rule
+// knows dense pieces only.
 #pragma once
 
 #include "kernels/optimizer.h"
@@ -10,97 +11,117 @@ namespace hotloop::HOTLOOP_LEVEL {
 
 namespace multi_tensor {
 
-// Loads a vector of each array, updates, stores each array but the gradient (number 1).
-template <class T, int kArrays, class Update, class Load, class Store>
-static inline void step(const Update& update, T* const* p, Load load_from, Store store_to) {
-  simd::Vec<T> x[kArrays];
-  for (int k = 0; k < kArrays; ++k) x[k] = load_from(k, p[k]);
-  update(x);
-  for (int k = 0; k < kArrays; ++k) {
-    if (k != 1) store_to(k, p[k], x[k]);
-  }
-}
+constexpr std::int64_t kStaged = 256;  // elements of a buffer
 
-template <class T, int kArrays, class Update>
-static inline void dense_run(const Update& update, T* const* start, std::int64_t n) {
-  constexpr int lanes = simd::Vec<T>::lanes;
-  T* p[kArrays];
-  std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    for (int k = 0; k < kArrays; ++k) p[k] = start[k] + i;
-    step<T, kArrays>(
-        update, p, [](int, const T* from) { return simd::load(from); },
-        [](int, T* to, simd::Vec<T> x) { simd::store(to, x); });
-  }
-  const int rest = static_cast<int>(n - i);
-  if (rest == 0) return;
-  for (int k = 0; k < kArrays; ++k) p[k] = start[k] + i;
-  step<T, kArrays>(
-      update, p, [&](int, const T* from) { return simd::load_n(from, rest); },
-      [&](int, T* to, simd::Vec<T> x) { simd::store_n(to, x, rest); });
-}
+// A dense part of one block. A block comes as one piece, or as several where it is staged.
+struct Piece {
+  void* at[kOptimizerArrays];
+  std::int64_t n;
+  std::int64_t unit;
+  const OptimizerTensor* tensor;
+};
 
-template <class T, int kArrays, class Update>
-static inline void strided_run(const Update& update, T* const* start, const std::int64_t* stride,
-                               std::int64_t n) {
-  constexpr int lanes = simd::Vec<T>::lanes;
-  for (std::int64_t i = 0; i < n; i += lanes) {
-    const int rest = n - i < lanes ? static_cast<int>(n - i) : lanes;
-    T* p[kArrays];
-    for (int k = 0; k < kArrays; ++k) p[k] = start[k] + i * stride[k];
-    step<T, kArrays>(
-        update, p, [&](int k, const T* from) { return simd::load_strided(from, stride[k], rest); },
-        [&](int k, T* to, simd::Vec<T> x) { simd::store_strided(to, x, stride[k], rest); });
-  }
-}
+using Body = void (*)(const OptimizerArgs& args, const Piece& piece);
 
-// Elements [from, to) of a tensor in the order of its merged axes.
-template <class T, int kArrays, class Update>
-static inline void tensor_run(const Update& update, const OptimizerTensor& tensor,
-                              std::int64_t from, std::int64_t to) {
-  T* start[kArrays];
-  if (tensor.dense) {
-    for (int k = 0; k < kArrays; ++k) start[k] = static_cast<T*>(tensor.array[k]) + from;
-    dense_run<T, kArrays>(update, start, to - from);
-    return;
-  }
+// Copies elements [from, to) of array k, in the order of the merged axes, to the buffer or back.
+template <class T, bool kBack>
+[[gnu::noinline]] static void stage(const OptimizerTensor& tensor, int k, std::int64_t from,
+                                    std::int64_t to, T* buffer) {
   const int last = tensor.ndim - 1;
   while (from < to) {
-    std::int64_t left = from, stride[kArrays];
-    for (int k = 0; k < kArrays; ++k) {
-      start[k] = static_cast<T*>(tensor.array[k]);
-      stride[k] = tensor.strides[k][last];
-    }
-    std::int64_t n = 0;
+    std::int64_t left = from, n = 0;
+    T* p = static_cast<T*>(tensor.array[k]);
     for (int axis = last; axis >= 0; --axis) {
       const std::int64_t at = left % tensor.shape[axis];
       left /= tensor.shape[axis];
-      for (int k = 0; k < kArrays; ++k) start[k] += at * tensor.strides[k][axis];
+      p += at * tensor.strides[k][axis];
       if (axis == last) n = tensor.shape[axis] - at;
     }
     if (n > to - from) n = to - from;
-    strided_run<T, kArrays>(update, start, stride, n);
+    const std::int64_t stride = tensor.strides[k][last];
+    for (std::int64_t i = 0; i < n; ++i) {
+      if constexpr (kBack) {
+        p[i * stride] = buffer[i];
+      } else {
+        buffer[i] = p[i * stride];
+      }
+    }
+    buffer += n;
     from += n;
   }
 }
 
+template <class T>
+[[gnu::noinline]] static void staged_block(const OptimizerArgs& args, Body body, int arrays,
+                                           unsigned written, Piece piece, std::int64_t from,
+                                           std::int64_t to) {
+  alignas(64) T buffer[kOptimizerArrays][kStaged];
+  for (int k = 0; k < arrays; ++k) piece.at[k] = buffer[k];
+  for (; from < to; from += piece.n) {
+    piece.n = to - from < kStaged ? to - from : kStaged;
+    for (int k = 0; k < arrays; ++k)
+      stage<T, false>(*piece.tensor, k, from, from + piece.n, buffer[k]);
+    body(args, piece);
+    for (int k = 0; k < arrays; ++k) {
+      if (written >> k & 1) stage<T, true>(*piece.tensor, k, from, from + piece.n, buffer[k]);
+    }
+  }
+}
+
 // Units [begin, end) of the whole list.
-template <class T, int kArrays, class Update>
-static inline void run(const Update& update, const OptimizerTensor* tensors, std::int64_t count,
-                       std::int64_t begin, std::int64_t end) {
-  std::int64_t low = 0,
-               high = count;  // the last tensor with first_unit <= begin lies in [low, high)
+template <class T>
+[[gnu::noinline]] static void run(const OptimizerArgs& args, Body body, int arrays,
+                                  unsigned written, std::int64_t begin, std::int64_t end) {
+  std::int64_t low = 0, high = args.count;  // the tensor of unit `begin` lies in [low, high)
   while (high - low > 1) {
     const std::int64_t middle = low + (high - low) / 2;
-    (tensors[middle].first_unit <= begin ? low : high) = middle;
+    (args.tensors[middle].first_unit <= begin ? low : high) = middle;
   }
-  for (std::int64_t t = low; t < count && tensors[t].first_unit < end; ++t) {
-    const OptimizerTensor& tensor = tensors[t];
-    const std::int64_t first = begin > tensor.first_unit ? begin - tensor.first_unit : 0;
-    const std::int64_t from = first * kOptimizerBlock;
-    std::int64_t to = (end - tensor.first_unit) * kOptimizerBlock;
-    if (to > tensor.size) to = tensor.size;
-    if (from < to) tensor_run<T, kArrays>(update, tensor, from, to);
+  for (std::int64_t t = low; t < args.count && args.tensors[t].first_unit < end; ++t) {
+    const OptimizerTensor& tensor = args.tensors[t];
+    std::int64_t unit = begin > tensor.first_unit ? begin : tensor.first_unit;
+    for (; unit < end; ++unit) {
+      const std::int64_t from = (unit - tensor.first_unit) * kOptimizerBlock;
+      if (from >= tensor.size) break;
+      const std::int64_t left = tensor.size - from;
+      const std::int64_t n = left < kOptimizerBlock ? left : kOptimizerBlock;
+      Piece piece{{}, n, unit, &tensor};
+      if (!tensor.dense) {
+        staged_block<T>(args, body, arrays, written, piece, from, from + n);
+        continue;
+      }
+      for (int k = 0; k < arrays; ++k) piece.at[k] = static_cast<T*>(tensor.array[k]) + from;
+      body(args, piece);
+    }
+  }
+}
+
+// Loads a vector of each array, updates, stores those that are written. The next vectors are loaded
+// before these are stored: a load whose address agrees with a recent store's in the lower 12 bits
+// waits for it, which cost 1.44 times the time where arrays lie a multiple of 64 bytes apart.
+template <class T, int kArrays, unsigned kWritten, class Update>
+[[gnu::always_inline]] static inline void each(const Piece& piece, Update update) {
+  using V = simd::Vec<T>;
+  const std::int64_t n = piece.n;
+  T* p[kArrays];
+  V x[kArrays];
+  for (int k = 0; k < kArrays; ++k) {
+    p[k] = static_cast<T*>(piece.at[k]);
+    x[k] = simd::load_upto(p[k], n);
+  }
+  for (std::int64_t i = 0; i < n; i += V::lanes) {
+    V next[kArrays];
+    const std::int64_t rest = n - i - V::lanes;
+    for (int k = 0; k < kArrays; ++k) {
+      next[k] = rest >= V::lanes ? simd::load(p[k] + i + V::lanes)
+                : rest > 0       ? simd::load_n(p[k] + i + V::lanes, static_cast<int>(rest))
+                                 : simd::zero<T>();
+    }
+    update(x);
+    for (int k = 0; k < kArrays; ++k) {
+      if (kWritten >> k & 1) simd::store_upto(p[k] + i, x[k], n - i);
+      x[k] = next[k];
+    }
   }
 }
 

@@ -1,13 +1,46 @@
-// Optimizer steps over a list of tensors, in place, in one launch. A work unit is a block of
-// kOptimizerBlock elements of one tensor. PyTorch's semantics: math/optimizer.h.
+// Optimizer steps over a list of tensors, in place, in one launch, and what goes with them: the
+// norm of all gradients, their scaling and clamping. A work unit is a block of kOptimizerBlock
+// elements of one tensor. Formulas: math/optimizer.h.
 #pragma once
 
 #include "core/dispatch.h"
+#include "math/optimizer.h"
 
 namespace hotloop {
 
 constexpr std::int64_t kOptimizerBlock = 4096;
-constexpr int kOptimizerArrays = 4;
+constexpr int kOptimizerArrays = 5;
+
+// Each rule with the number of its arrays and which of them it writes (bit k: array k). The
+// parameter comes first, then the gradient, then the state; norms, scaling and clamping take one
+// array alone.
+#define HOTLOOP_OPTIMIZER_RULES(X)      \
+  X(sgd, 2, 0x1)                        \
+  X(momentum, 3, 0x5)                   \
+  X(adam, 4, 0xd)                       \
+  X(amsgrad, 5, 0x1d)                   \
+  X(adamax, 4, 0xd)                     \
+  X(nadam, 4, 0xd)                      \
+  X(rmsprop, 3, 0x5)                    \
+  X(rmsprop_momentum, 4, 0xd)           \
+  X(rmsprop_centered, 4, 0xd)           \
+  X(rmsprop_momentum_centered, 5, 0x1d) \
+  X(adagrad, 3, 0x5)                    \
+  X(adadelta, 4, 0xd)                   \
+  X(lion, 3, 0x5)                       \
+  X(lamb_moments, 4, 0xc)               \
+  X(lamb_apply, 4, 0x1)                 \
+  X(scale, 1, 0x1)                      \
+  X(clamp, 1, 0x1)                      \
+  X(sum_abs, 1, 0x0)                    \
+  X(sum_squares, 1, 0x0)                \
+  X(largest, 1, 0x0)
+
+enum class OptimizerRule : std::int32_t {
+#define HOTLOOP_RULE_NAME(name, arrays, written) name,
+  HOTLOOP_OPTIMIZER_RULES(HOTLOOP_RULE_NAME)
+#undef HOTLOOP_RULE_NAME
+};
 
 // One tensor and what belongs to it (gradient, momenta), all of one shape. The axes are merged as
 // far as the strides of all arrays allow; one axis of stride 1 is the usual case.
@@ -19,29 +52,18 @@ struct OptimizerTensor {
   const std::int64_t* shape;                      // [ndim]
   const std::int64_t* strides[kOptimizerArrays];  // [ndim] each, in elements
   bool dense;                                     // one axis of stride 1 in every array
+  double factor;                                  // lamb_apply: of this tensor's step
 };
 
-struct SgdArgs {
+struct OptimizerArgs {
   const OptimizerTensor* tensors;
   std::int64_t count;
   DType dtype;
-  double lr, momentum, dampening, weight_decay;
-  bool first;  // the momentum buffer takes the gradient
-  bool nesterov;
+  OptimizerRule rule;
+  math::OptimizerScalars<double> scalars;  // scale: gradient; clamp: eps is the bound
+  double* partials;  // of each unit: one sum or maximum; lamb_moments: sums of p^2 and u^2
 };
 
-struct AdamArgs {
-  const OptimizerTensor* tensors;
-  std::int64_t count;
-  DType dtype;
-  double one_minus_beta1, beta2, one_minus_beta2, step_size, root_scale, eps;
-  double decay;  // weight_decay, or 1 - lr * weight_decay where it is decoupled
-  bool has_decay;
-};
-
-HOTLOOP_KERNEL(sgd_step, SgdArgs)           // arrays: p, g
-HOTLOOP_KERNEL(sgd_momentum_step, SgdArgs)  // arrays: p, g, buffer
-HOTLOOP_KERNEL(adam_step, AdamArgs)         // arrays: p, g, m, v
-HOTLOOP_KERNEL(adamw_step, AdamArgs)
+HOTLOOP_KERNEL(optimizer, OptimizerArgs)
 
 }  // namespace hotloop

@@ -19,8 +19,10 @@ class Adam(Optimizer):
     Args:
         params: tensors, or dicts of a group's "params" and its own options.
         lr: learning rate; a 0-d array is read anew at each step.
-        betas, eps, weight_decay: see above.
-        amsgrad, maximize, capturable, differentiable: only False.
+        betas, eps, weight_decay: see above; with decoupled_weight_decay as in `AdamW`.
+        amsgrad: divide by the root of the largest v so far.
+        maximize: go up the gradient.
+        capturable, differentiable: only False.
         foreach, fused: accepted and ignored; a step is always one call per group.
 
     Raises:
@@ -28,7 +30,7 @@ class Adam(Optimizer):
         ValueError: no parameters, one twice, an option out of range or not supported.
     """
 
-    _slots = ("exp_avg", "exp_avg_sq")
+    _slots = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class Adam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -56,17 +59,25 @@ class Adam(Optimizer):
             "capturable": capturable,
             "differentiable": differentiable,
             "fused": fused,
+            "decoupled_weight_decay": decoupled_weight_decay,
         }
         super().__init__(params, defaults)
 
-    def _update(self, group: dict[str, Any], step: int, *columns: list[Array]) -> None:
-        kernels.adam_step(
+    def _slots_of(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self._slots if group["amsgrad"] else self._slots[:2]
+
+    def _update(
+        self, group: dict[str, Any], count: Any, common: dict[str, Any], columns: list[list[Array]]
+    ) -> None:
+        step = kernels.adamw_step if group["decoupled_weight_decay"] else kernels.adam_step
+        step(
             *columns,
             lr=plain(group["lr"]),
-            step=step,
+            step=count,
             betas=group["betas"],
             eps=group["eps"],
             weight_decay=group["weight_decay"],
+            **common,
         )
 
 
@@ -103,14 +114,5 @@ class AdamW(Adam):
             capturable=capturable,
             differentiable=differentiable,
             fused=fused,
-        )
-
-    def _update(self, group: dict[str, Any], step: int, *columns: list[Array]) -> None:
-        kernels.adamw_step(
-            *columns,
-            lr=plain(group["lr"]),
-            step=step,
-            betas=group["betas"],
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
+            decoupled_weight_decay=True,
         )

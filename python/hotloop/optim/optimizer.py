@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from hotloop import kernels
 from hotloop.autograd import enable_grad, mark_written
 from hotloop.creation import from_numpy
 from hotloop.tensor import Tensor
@@ -30,11 +31,16 @@ def plain(value: Any) -> Any:
 
 
 class Optimizer:
-    """Base class. A subclass gives the defaults and `_slots` and implements `_update`."""
+    """Base class. A subclass gives the defaults and `_slots` and implements `_update`.
+
+    Attributes:
+        grad_norm: the norm of all gradients that the last `step(max_norm=...)` found, else None.
+    """
 
     _slots: tuple[str, ...] = ()  # names of the state arrays, in the kernel's order
 
     def __init__(self, params: ParamsLike, defaults: dict[str, Any]) -> None:
+        self.grad_norm: float | None = None
         if isinstance(params, Tensor | Mapping | str):
             raise TypeError(
                 f"{self._name}: params must be an iterable of tensors or dicts, got "
@@ -121,12 +127,21 @@ class Optimizer:
                     grad._data[...] = 0
                     mark_written(grad)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        grad_scale: float | Array | Tensor = 1.0,
+        max_norm: float | None = None,
+    ) -> Any:
         """Updates every parameter that has a gradient, in place.
 
         Args:
             closure: called first, with recording on; it zeroes the gradients, computes the loss,
                 calls backward and returns the loss.
+            grad_scale: the gradients are divided by it on the way, without being written.
+            max_norm: the gradients of all groups together (after grad_scale) are scaled down to
+                this 2-norm on the way, as by `nn.utils.clip_grad_norm_`, without being written.
 
         Returns:
             The closure's loss, or None.
@@ -135,27 +150,39 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        scale = plain(grad_scale)
+        if max_norm is not None:
+            scale = self._clipping_scale(float(scale), max_norm)
         for group in self.param_groups:
-            self._step_group(group)
+            self._step_group(group, scale)
         return loss
 
-    def _step_group(self, group: dict[str, Any]) -> None:
+    def _clipping_scale(self, grad_scale: float, max_norm: float) -> float:
+        """What the gradients are to be divided by, the clipping included."""
+        self._check_range("max_norm", max_norm, 0.0, math.inf)
+        groups = self.param_groups
+        grads = [p._grad._data for g in groups for p in g["params"] if p._grad is not None]
+        norm = kernels.grad_norm(grads) / grad_scale
+        self.grad_norm = norm
+        if norm + 1e-6 <= max_norm:
+            return grad_scale
+        return math.inf if max_norm == 0 else grad_scale * (norm + 1e-6) / max_norm
+
+    def _step_group(self, group: dict[str, Any], grad_scale: Any) -> None:
         # Tensors that got no gradient in some step are behind in their count, so one call covers
         # those of equal count (and dtype): nearly always all of them.
-        batches: dict[tuple[int, Any], list[list[Array]]] = {}
-        written: list[Tensor] = []
+        batches: dict[tuple[Any, ...], list[list[Array]]] = {}
+        written: list[tuple[Tensor, dict[str, Any]]] = []
         states = self.state
+        names = self._slots_of(group)
         for param in group["params"]:
             grad = param._grad
             if grad is None:
                 continue
             data = param._data
-            state = states.get(param)
-            if state is None:
-                state = states[param] = {}
-            slots = self._state_arrays(state, data, group)
-            step = state["step"] + 1
-            key = (step, data.dtype)
+            state = states[param]
+            slots = self._state_arrays(state, data, group, names)
+            key = (self._count(state, group), data.dtype)
             batch = batches.get(key)
             if batch is None:
                 batch = batches[key] = [[] for _ in range(2 + len(slots))]
@@ -163,36 +190,51 @@ class Optimizer:
             batch[1].append(grad._data)
             for column, slot in zip(batch[2:], slots):
                 column.append(slot)
-            written.append(param)
-        for (step, _), columns in batches.items():
-            self._update(group, step, *columns)
-        for param in written:
-            self.state[param]["step"] += 1
+            written.append((param, state))
+        common = {"grad_scale": grad_scale, "maximize": group["maximize"]}
+        for (count, _), columns in batches.items():
+            self._update(group, count, common, columns)
+        for param, state in written:
+            self._advance(state, group)
             mark_written(param)
 
+    def _slots_of(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """Those of `_slots` that the group's options need."""
+        return self._slots
+
     def _state_arrays(
-        self, state: dict[str, Any], data: Array, group: dict[str, Any]
+        self, state: dict[str, Any], data: Array, group: dict[str, Any], names: tuple[str, ...]
     ) -> list[Array]:
-        """The arrays of `_slots` for one parameter, made at its first step."""
+        """The arrays of `names` for one parameter, made at its first step."""
         if "step" not in state:
             state["step"] = 0
         arrays = []
-        for name in self._slots:
+        for name in names:
             slot = state.get(name)
             if slot is None:
                 slot = state[name] = from_numpy(np.zeros_like(data, order="C"))
             arrays.append(slot._data)
         return arrays
 
-    def _update(self, group: dict[str, Any], step: int, *columns: list[Array]) -> None:
+    def _count(self, state: dict[str, Any], group: dict[str, Any]) -> Any:
+        """What one call needs to know of a parameter's history: the number of the coming step."""
+        return state["step"] + 1
+
+    def _advance(self, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Notes in the state that the step was done."""
+        state["step"] += 1
+
+    def _update(
+        self, group: dict[str, Any], count: Any, common: dict[str, Any], columns: list[list[Array]]
+    ) -> None:
         raise NotImplementedError
 
     def _check_options(self, group: dict[str, Any]) -> None:
         """Raises for values out of range and for options that are not supported."""
-        for name in ("maximize", "capturable", "differentiable", "amsgrad"):
+        for name in ("capturable", "differentiable"):
             if group.get(name):
                 raise ValueError(f"{self._name}: {name}=True is not supported; {REMEDIES[name]}")
-        for name in ("lr", "eps", "weight_decay", "momentum"):
+        for name in ("lr", "eps", "weight_decay", "momentum", "lr_decay", "momentum_decay"):
             if name in group:
                 self._check_range(name, group[name], 0.0, math.inf)
         if "betas" in group:
@@ -264,6 +306,8 @@ class Optimizer:
 
     def _adopt(self, param: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = {"step": int(saved.get("step", 1))}
+        if "mu_product" in saved:
+            state["mu_product"] = float(saved["mu_product"])
         for name in self._slots:
             value = saved.get(name)
             if value is None:
@@ -286,8 +330,6 @@ class Optimizer:
 
 
 REMEDIES = {
-    "maximize": "minimise the negated loss",
     "capturable": "lr may be a 0-d array to change it between recorded steps",
     "differentiable": "there is no derivative through an optimizer step",
-    "amsgrad": "use AdamW without it, or a smaller lr",
 }

@@ -23,7 +23,8 @@ class SGD(Optimizer):
         params: tensors, or dicts of a group's "params" and its own options.
         lr: learning rate; a 0-d array is read anew at each step.
         momentum, dampening, weight_decay, nesterov: see above.
-        maximize, differentiable: only False.
+        maximize: go up the gradient.
+        differentiable: only False.
         foreach, fused: accepted and ignored; a step is always one call per group.
 
     Raises:
@@ -69,7 +70,7 @@ class SGD(Optimizer):
             )
 
     def _state_arrays(
-        self, state: dict[str, Any], data: Array, group: dict[str, Any]
+        self, state: dict[str, Any], data: Array, group: dict[str, Any], names: tuple[str, ...]
     ) -> list[Array]:
         # The count is that of the buffer: its first step fills it. None is kept without momentum.
         if group["momentum"] == 0:
@@ -80,16 +81,16 @@ class SGD(Optimizer):
             state["step"] = 0
         return [state["momentum_buffer"]._data]
 
-    def _update(self, group: dict[str, Any], step: int, *columns: list[Array]) -> None:
-        params, grads, *buffers = columns
+    def _update(
+        self, group: dict[str, Any], count: Any, common: dict[str, Any], columns: list[list[Array]]
+    ) -> None:
         kernels.sgd_step(
-            params,
-            grads,
-            buffers[0] if buffers else None,
+            *columns,
             lr=plain(group["lr"]),
-            step=min(step, 2),
+            step=min(count, 2),
             momentum=group["momentum"],
             dampening=group["dampening"],
             nesterov=group["nesterov"],
             weight_decay=group["weight_decay"],
+            **common,
         )
