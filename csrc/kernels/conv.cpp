@@ -148,7 +148,10 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   const std::int64_t units = slab.count * splits;
   Split split = split_for(units, work / static_cast<double>(units), problem.interruptible);
   const std::int64_t item = bytes_of(dtype);
-  const ThreadScratch scratch(slab.direct ? 0 : slab.size * item, is_parallel(split));
+  const ConvRowTaps row_taps =
+      depthwise ? plan_row_taps(source, axes, cols.out_step * y.stride_w) : ConvRowTaps{};
+  const bool in_place = slab.direct || row_taps.count > 0;
+  const ThreadScratch scratch(in_place ? 0 : slab.size * item, is_parallel(split));
   split.max_threads = scratch.threads;
 
   ConvTilesArgs args{};
@@ -172,10 +175,15 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   args.y_stride_d = planes.out_step * y.stride_d;
   args.y_stride_h = rows.out_step * y.stride_h;
   args.y_pixel = y_pixel.data();
+  args.row_taps = row_taps;
   args.activation = epilogue.activation;
   args.activation_alpha = epilogue.activation_alpha;
   args.scratch = scratch.view();
-  launch(depthwise ? conv_depthwise_kernel() : conv_tiles_kernel(), args, split);
+  if (row_taps.count > 0) {
+    launch(conv_depthwise_rows_kernel(), args, split);
+  } else {
+    launch(depthwise ? conv_depthwise_kernel() : conv_tiles_kernel(), args, split);
+  }
 }
 
 }  // namespace
@@ -201,6 +209,7 @@ void conv_forward(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
 
 void conv_backward_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
                          const ConvEpilogue& epilogue, const ConvImage& dx) {
+  if (conv_narrow_input(p, dy, w, epilogue, dx)) return;
   const PassWeights weights{w.data,
                             w.stride_d,
                             w.stride_h,

@@ -49,6 +49,14 @@ struct ConvScratch {
   int (*thread)();
 };
 
+// For a depthwise convolution that reads rows in place: its rows of taps, three taps side by side
+// in each.
+struct ConvRowTaps {
+  std::int64_t count;         // rows of taps; 0: tables of offsets serve
+  const std::int64_t* shift;  // [count]: source rows from the first of an output pixel
+  std::int64_t step, y_step;  // source columns, elements of y, from pixel to pixel
+};
+
 // Weights w[group, k, column] into panels. A unit is (group, panel, run of kPackRun terms).
 inline constexpr std::int64_t kPackRun = 128;
 struct ConvPackArgs {
@@ -79,8 +87,9 @@ struct ConvTilesArgs {
   void* y;              // channels dense; strides in elements of one step of out_h, out_w
   std::int64_t y_stride_n, y_stride_d, y_stride_h;
   const std::int64_t* y_pixel;  // like slab.pixel
-  Activation activation;        // applied where y is still in cache
-  double activation_alpha;      // its parameter
+  ConvRowTaps row_taps;
+  Activation activation;    // applied where y is still in cache
+  double activation_alpha;  // its parameter
   ConvScratch scratch;
 };
 
@@ -101,6 +110,7 @@ struct ConvWeightArgs {
   const std::int64_t *first_rows, *last_rows;
   std::int64_t taps_w;
   bool by_rows;
+  ConvRowTaps row_taps;
   std::int64_t chunks, chunk_slabs;
   void* partial;  // [chunk][group][run][tap][channel of run][blocks]
   ConvScratch scratch;
@@ -120,12 +130,35 @@ struct ConvWeightSumArgs {
   std::int64_t stride_group, stride_column;
 };
 
+// Backward to an input of few channels: columns are the taps of a row times the channels. A unit is
+// a row of dx; so many pixels of dy at a time.
+inline constexpr std::int64_t kNarrowPixels = 256;
+struct ConvNarrowArgs {
+  DType dtype;
+  const void* dy;  // channels dense
+  std::int64_t dy_stride_n, dy_stride_h, dy_stride_w, outputs, out_h, out_w;
+  void* dx;  // pixels and channels dense
+  std::int64_t dx_stride_n, dx_stride_h, channels, h, w;
+  std::int64_t taps_h, dilation_h, stride_h, stride_w, padding_h, padding_w;
+  const void* weights;         // [taps_h][outputs][pitch]: column tap * channels + channel
+  std::int64_t pitch;          // whole blocks
+  const void* bias_row;        // [w * channels], or null
+  const std::int64_t* offset;  // [outputs]: 0, 1, 2, ...
+  std::int64_t row_size;       // elements of a row of dx with all that is added to it
+  Activation activation;
+  double activation_alpha;
+  ConvScratch scratch;  // a row of row_size, then z
+};
+
 HOTLOOP_KERNEL(conv_pack, ConvPackArgs)
 HOTLOOP_KERNEL(conv_tiles, ConvTilesArgs)
 // One channel in and out per group: weights packed as one group, one panel, taps terms.
 HOTLOOP_KERNEL(conv_depthwise, ConvTilesArgs)
+HOTLOOP_KERNEL(conv_depthwise_rows, ConvTilesArgs)  // a unit is a slab
 HOTLOOP_KERNEL(conv_weight, ConvWeightArgs)
 HOTLOOP_KERNEL(conv_depthwise_weight, ConvWeightArgs)
+HOTLOOP_KERNEL(conv_depthwise_rows_weight, ConvWeightArgs)
+HOTLOOP_KERNEL(conv_narrow, ConvNarrowArgs)
 HOTLOOP_KERNEL(conv_weight_sum, ConvWeightSumArgs)
 
 #ifndef HOTLOOP_LEVEL

@@ -187,6 +187,13 @@ Table tap_offsets(const ConvSlab& slab, const PassAxes& axes, std::int64_t copie
   return offsets;
 }
 
+ConvRowTaps plan_row_taps(const Source& source, const PassAxes& axes, std::int64_t y_step) {
+  const AxisPlan& cols = axes.cols;
+  const bool three = cols.shift == Table{0, 1, 2} && (cols.step == 1 || cols.step == 2);
+  if (!three || source.d != 1 || axes.planes.taps() != 1 || source.stride_c != 1) return {};
+  return {axes.rows.taps(), axes.rows.shift.data(), cols.step, y_step};
+}
+
 std::int64_t dense_run(const Table& term, const Table& order) {
   const auto at = [&](std::size_t step) { return term[static_cast<std::size_t>(order[step])]; };
   std::size_t run = 1;

@@ -73,16 +73,23 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const bool by_rows = padded && slab.images > 1;
 
   const std::int64_t dy_pixels = slab.images * slab.rows * slab.out_w;
+  const ConvRowTaps row_taps = depthwise && dy.stride_c == 1
+                                   ? plan_row_taps(source_of(x, p.n, p.c, p.d, p.h, p.w), axes, 0)
+                                   : ConvRowTaps{};
+  const bool by_row_taps = row_taps.count > 0;
   const bool dy_direct = !by_rows && dy.stride_c == 1 && dy.stride_w >= 0 &&
                          outputs % (kBlockBytes / item) == 0 && (p.o <= 128 || depthwise) &&
                          (p.out_h == 1 || dy.stride_h == p.out_w * dy.stride_w) &&
                          (slab.images == 1 || dy.stride_n == p.out_h * p.out_w * dy.stride_w);
   const std::int64_t dy_sizes[] = {dy_pixels, groups, pitch};
   const std::int64_t dy_bytes =
-      dy_direct ? 0 : checked_product("conv2d_backward_weight", dy_sizes, 3, item) * item;
+      dy_direct || by_row_taps
+          ? 0
+          : checked_product("conv2d_backward_weight", dy_sizes, 3, item) * item;
   const std::int64_t units = chunks * runs;
   Split split = split_for(units, work / static_cast<double>(units), p.interruptible);
-  const ThreadScratch scratch((slab.direct ? 0 : slab.size * item) + dy_bytes, is_parallel(split));
+  const bool in_place = slab.direct || by_row_taps;
+  const ThreadScratch scratch((in_place ? 0 : slab.size * item) + dy_bytes, is_parallel(split));
   const ThreadScratch orders(by_rows ? dy_pixels * 8 : 0, is_parallel(split));
   split.max_threads = std::min(scratch.threads, orders.threads);
   const Scratch partial(static_cast<std::size_t>(chunks * chunk_bytes));
@@ -110,7 +117,12 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   args.by_rows = by_rows;
   args.scratch = scratch.view();
   args.orders = orders.view();
-  launch(depthwise ? conv_depthwise_weight_kernel() : conv_weight_kernel(), args, split);
+  args.row_taps = row_taps;
+  if (by_row_taps) {
+    launch(conv_depthwise_rows_weight_kernel(), args, split);
+  } else {
+    launch(depthwise ? conv_depthwise_weight_kernel() : conv_weight_kernel(), args, split);
+  }
 
   Table term;
   for (std::int64_t first = 0; first < channels; first += run) {

@@ -67,6 +67,9 @@ SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
 // Offsets of the taps from a slab's pixel: [planes.tap][rows.tap][cols.tap].
 Table tap_offsets(const ConvSlab& slab, const PassAxes& axes, std::int64_t copied_channels);
 
+// The rows of taps of a depthwise pass whose rows can be read in place; count 0 where they cannot.
+ConvRowTaps plan_row_taps(const Source& source, const PassAxes& axes, std::int64_t y_step);
+
 // How many terms after one another, in that order, are neighbours in memory: in every run of so
 // many.
 std::int64_t dense_run(const Table& term, const Table& order);
@@ -82,6 +85,10 @@ struct ThreadScratch {
         memory(bytes ? static_cast<std::size_t>(stride * threads) : 0) {}
   ConvScratch view() const { return {memory.as<char>(), memory.get() ? stride : 0, thread_index}; }
 };
+
+// Backward to an input of few channels; false, and nothing done, where it would not pay.
+bool conv_narrow_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
+                       const ConvEpilogue& epilogue, const ConvImage& dx);
 
 Split split_for(std::int64_t units, double unit_work, bool interruptible);
 

@@ -14,12 +14,17 @@ def families() -> list[str]:
 
 
 def cases(names: Sequence[str] = ()) -> list[Case]:
-    """The cases of these families (all without names); an unknown name raises ValueError."""
+    """The cases of these families (without names of all but those that are BY_NAME_ONLY).
+
+    An unknown name raises ValueError.
+    """
     known = families()
     for name in names:
         if name not in known:
             raise ValueError(f"bench: unknown family {name!r}; one of {', '.join(known)}")
     table: list[Case] = []
     for name in names or known:
-        table += importlib.import_module(f"{__name__}.{name}").CASES
+        module = importlib.import_module(f"{__name__}.{name}")
+        if names or not getattr(module, "BY_NAME_ONLY", False):
+            table += module.CASES
     return table

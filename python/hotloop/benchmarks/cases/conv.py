@@ -14,7 +14,7 @@ from ._rivals import onnx_call, torch_call
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     batch: int
     channels: int
     size: int
@@ -22,6 +22,7 @@ class _Layer:
     kernel: int
     stride: int = 1
     padding: int = 0
+    groups: int = 1
     promised: bool = False  # the figure of the forward direction is a target
     quick: bool = False
 
@@ -34,7 +35,8 @@ class _Layer:
         text = (
             f"{self.batch}x{self.channels}@{self.size}->{self.outputs} {self.kernel}x{self.kernel}"
         )
-        return text + (f"/{self.stride}" if self.stride > 1 else "")
+        text += f"/{self.stride}" if self.stride > 1 else ""
+        return text + (f" in {self.groups} groups" if self.groups > 1 else "")
 
     def flops(self) -> float:
         """Products inside the image: a tap that falls on padding is no work."""
@@ -43,31 +45,41 @@ class _Layer:
             for position in range(self.out_size)
             for tap in range(self.kernel)
         )
-        return 2.0 * self.batch * self.outputs * self.channels * taps * taps
+        return 2.0 * self.batch * self.outputs * self.channels // self.groups * taps * taps
 
     def inputs(self, rng: np.random.Generator) -> Arrays:
         image = (self.batch, self.channels, self.size, self.size)
         result = (self.batch, self.outputs, self.out_size, self.out_size)
         return {
             "x": normal(rng, *image),
-            "w": normal(rng, self.outputs, self.channels, self.kernel, self.kernel),
+            "w": normal(rng, self.outputs, self.channels // self.groups, self.kernel, self.kernel),
             "dy": normal(rng, *result),
-            "how": {"stride": self.stride, "padding": self.padding},
+            "how": {"stride": self.stride, "padding": self.padding, "groups": self.groups},
         }
 
 
-# The demo's layers first, then those of the notes' table.
+# The demo's layers first, then those of the notes' table, then depthwise and grouped ones.
 LAYERS = (
-    _Layer(32, 1, 8, 32, 3, 1, 1, promised=True, quick=True),
-    _Layer(32, 32, 8, 64, 3, 1, 1, promised=True),
-    _Layer(100, 32, 16, 64, 3, 1, 1, promised=True),
-    _Layer(100, 3, 32, 32, 3, 1, 1),
-    _Layer(32, 1, 28, 32, 3),
-    _Layer(32, 32, 111, 64, 3),
-    _Layer(8, 3, 224, 64, 7, 2, 3),
-    _Layer(8, 64, 56, 64, 1),
-    _Layer(8, 64, 56, 64, 3, 1, 1),
-    _Layer(8, 256, 14, 256, 3, 1, 1),
+    Layer(32, 1, 8, 32, 3, 1, 1, promised=True, quick=True),
+    Layer(32, 32, 8, 64, 3, 1, 1, promised=True),
+    Layer(100, 32, 16, 64, 3, 1, 1, promised=True),
+    Layer(100, 3, 32, 32, 3, 1, 1),
+    Layer(32, 1, 28, 32, 3),
+    Layer(32, 3, 224, 32, 3),
+    Layer(32, 32, 111, 64, 3),
+    Layer(32, 64, 54, 128, 3),
+    Layer(8, 3, 224, 64, 7, 2, 3),
+    Layer(8, 64, 56, 64, 1),
+    Layer(8, 64, 56, 64, 3, 1, 1),
+    Layer(8, 256, 14, 256, 3, 1, 1),
+    Layer(32, 32, 112, 32, 3, 1, 1, 32),
+    Layer(32, 64, 112, 64, 3, 2, 1, 64),
+    Layer(32, 128, 56, 128, 3, 1, 1, 128),
+    Layer(32, 128, 56, 128, 3, 2, 1, 128),
+    Layer(32, 256, 28, 256, 3, 1, 1, 256),
+    Layer(32, 512, 14, 512, 3, 1, 1, 512),
+    Layer(32, 1024, 7, 1024, 3, 1, 1, 1024),
+    Layer(8, 128, 28, 128, 3, 1, 1, 4),
 )
 
 
@@ -100,29 +112,38 @@ def _torch_variants(make: Any) -> dict[str, Build]:
     return {"NCHW": of("contiguous_format"), "channels-last": of("channels_last")}
 
 
-def _directions(layer: _Layer) -> list[Case]:
+def _channels_last(image: np.ndarray) -> np.ndarray:
+    """The same axes over memory in our order, as every result of ours lies."""
+    return np.ascontiguousarray(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def directions(layer: Layer, family: str = "conv") -> list[Case]:
+    """Forward and both gradients; x and dy channels-last for us, in both formats for PyTorch."""
     k = hl.kernels
 
     def forward(a: Arrays) -> Call:
-        return lambda: k.conv2d(a["x"], a["w"], **a["how"])
+        x = _channels_last(a["x"])
+        return lambda: k.conv2d(x, a["w"], **a["how"])
 
     def backward_input(a: Arrays) -> Call:
-        return lambda: k.conv2d_backward_input(a["dy"], a["w"], a["x"].shape, **a["how"])
+        dy = _channels_last(a["dy"])
+        return lambda: k.conv2d_backward_input(dy, a["w"], a["x"].shape, **a["how"])
 
     def backward_weight(a: Arrays) -> Call:
-        return lambda: k.conv2d_backward_weight(a["dy"], a["x"], a["w"].shape, **a["how"])
+        x, dy = _channels_last(a["x"]), _channels_last(a["dy"])
+        return lambda: k.conv2d_backward_weight(dy, x, a["w"].shape, **a["how"])
 
     shared: dict[str, Any] = {
-        "family": "conv",
+        "family": family,
         "inputs": layer.inputs,
         "flops": layer.flops(),
         "bytes": 4.0
         * (
             layer.batch * layer.channels * layer.size**2
-            + layer.outputs * layer.channels * layer.kernel**2
+            + layer.outputs * layer.channels // layer.groups * layer.kernel**2
             + layer.batch * layer.outputs * layer.out_size**2
         ),
-        "ceiling": "fma",
+        "ceiling": "copy" if layer.groups == layer.channels > 1 else "fma",
         "rtol": 2e-4,
     }
     pads = [layer.padding] * 4
@@ -131,12 +152,14 @@ def _directions(layer: _Layer) -> list[Case]:
             name=f"forward {layer.name}",
             contenders={
                 "hotloop": forward,
-                "numpy": _forward_numpy,
+                **({"numpy": _forward_numpy} if layer.groups == 1 else {}),
                 "torch": _torch_variants(
                     lambda torch, t: lambda: torch.nn.functional.conv2d(t["x"], t["w"], **t["how"])
                 ),
                 "onnxruntime": onnx_call(
-                    "Conv", ("x", "w"), {"strides": [layer.stride] * 2, "pads": pads}
+                    "Conv",
+                    ("x", "w"),
+                    {"strides": [layer.stride] * 2, "pads": pads, "group": layer.groups},
                 ),
             },
             target=Target("torch", 0.8) if layer.promised else None,
@@ -174,4 +197,23 @@ def _directions(layer: _Layer) -> list[Case]:
     ]
 
 
-CASES = [case for layer in LAYERS for case in _directions(layer)]
+def _from_nchw(layer: Layer) -> Case:
+    """Forward from NCHW-contiguous memory, against PyTorch in the same format."""
+    return Case(
+        family="conv",
+        name=f"forward from NCHW memory {layer.name}",
+        contenders={
+            "hotloop": lambda a: lambda: hl.kernels.conv2d(a["x"], a["w"], **a["how"]),
+            "torch": torch_call(
+                lambda torch, t: lambda: torch.nn.functional.conv2d(t["x"], t["w"], **t["how"])
+            ),
+        },
+        inputs=layer.inputs,
+        flops=layer.flops(),
+        ceiling="fma",
+        rtol=2e-4,
+    )
+
+
+CASES = [case for layer in LAYERS for case in directions(layer)]
+CASES += [_from_nchw(LAYERS[i]) for i in (2, 8, 9, 10, 11)]
