@@ -1,8 +1,9 @@
-"""sum, mean, max, min over any axes."""
+"""Reductions over any axes; places and running sums along one."""
 
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -20,12 +21,31 @@ from reference import (
     with_layout,
 )
 
+
+def logsumexp(x, axis=None, keepdims=False):
+    most = np.max(x, axis=axis, keepdims=True)
+    shifted = np.log(np.sum(np.exp(x - most), axis=axis, keepdims=True)) + most
+    return shifted if keepdims else np.squeeze(shifted, axis)
+
+
 OPS = {
     "sum": (kernels.sum, np.sum),
     "mean": (kernels.mean, np.mean),
     "max": (kernels.max, np.max),
     "min": (kernels.min, np.min),
+    "prod": (kernels.prod, np.prod),
+    "var": (kernels.var, lambda x, **how: np.var(x, ddof=1, **how)),
+    "std": (kernels.std, lambda x, **how: np.std(x, ddof=1, **how)),
+    "norm": (kernels.norm, lambda x, **how: np.sqrt(np.sum(x * x, **how))),
+    "logsumexp": (kernels.logsumexp, logsumexp),
 }
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # the variance of one element is NaN
+        yield
 
 
 def check(name, x, axis, keepdims=False, out=None):
@@ -35,7 +55,20 @@ def check(name, x, axis, keepdims=False, out=None):
     if name in ("max", "min"):
         assert_same(got, np.asarray(expected, dtype=x.dtype))
         return
-    terms = x.size // max(expected.size, 1)
+    terms = x.size // max(np.size(expected), 1)
+    if name in ("prod", "var", "std", "norm", "logsumexp"):
+        if name == "prod":  # every factor rounds once
+            size = np.abs(expected)
+            with np.errstate(over="ignore"):
+                if np.max(size, initial=0) > np.finfo(x.dtype).max or terms > 1000:
+                    return
+            size, depth = np.maximum(size, 1e-30), terms  # denormals lose digits on the way
+        else:
+            size, depth = np.maximum(1.0, np.nan_to_num(np.abs(expected))), 70
+        assert_close(got, np.asarray(expected), depth, kind="product", scale=size)
+        if out is not None:
+            assert got is out
+        return
     scale = np.sum(np.abs(x.astype(np.float64)), axis=axis, keepdims=keepdims)
     scale = scale / terms if name == "mean" else scale
     # Blocks of at most 32 additions, lanes and slots, then pairwise: far below a chain of terms.
@@ -109,7 +142,11 @@ def test_nan_and_infinity(level, dtype):
             x[at] = np.nan
             both = np.stack([x, np.arange(size, dtype=dtype)])
             for name, (ours, _) in OPS.items():
+                if name in ("var", "std") and size == 1:
+                    continue
                 assert np.isnan(ours(x)), name
+                if name == "prod":  # 0 times infinity
+                    continue
                 assert np.isnan(ours(both, 1)).tolist() == [True, False], name
                 assert np.isnan(ours(both.T, 0)).tolist() == [True, False], name
     x = np.array([[np.inf, 1], [-np.inf, -np.inf]], dtype)
@@ -135,11 +172,118 @@ def test_nothing_to_reduce(level, dtype):
 
 def test_zero_dimensional_and_plain_copies(level, dtype):
     x = np.array(3.5, dtype)
-    for ours, _ in OPS.values():
-        assert_same(ours(x), x)
-        assert_same(ours(x, ()), x)
+    for name, (ours, _) in OPS.items():
+        if name in ("var", "std"):
+            assert np.isnan(ours(x))
+        else:
+            assert_same(ours(x), x)
+            assert_same(ours(x, ()), x)
     grid = np.arange(12, dtype=dtype).reshape(3, 4)
     assert_same(kernels.sum(grid, ()), grid)
+
+
+def test_variance_does_not_cancel(level, dtype, rng):
+    # A mean 1000 times the deviation: E[x^2] - E[x]^2 would lose all digits in float32.
+    for shape, axis in (((3, 50_000), 1), ((50_000, 3), 0), ((50_000, 40), 0), ((300_001,), None)):
+        x = (1000 + rng.standard_normal(shape)).astype(dtype)
+        expected = np.var(x.astype(np.float64), axis=axis)
+        for correction in (0, 1, 2.5):
+            count = x.size // max(np.size(expected), 1)
+            got = kernels.var(x, axis, correction=correction)
+            np.testing.assert_allclose(
+                got, expected * count / (count - correction), rtol=1e-4 if dtype == np.float32
+                else 1e-11,
+            )  # fmt: skip
+        assert_same_bits(lambda x=x, axis=axis: kernels.var(x, axis))
+    assert np.isnan(kernels.var(np.ones(3, dtype), correction=3))
+    assert np.isinf(kernels.var(np.arange(3, dtype=dtype), correction=4))
+    assert kernels.var(np.full(9, 0.1, dtype)) <= 1e-15
+
+
+def test_logsumexp_of_large_numbers(level, dtype, rng):
+    for shape, axis in (((4, 3000), 1), ((3000, 4), 0), ((200_000,), None)):
+        x = (1e4 * rng.standard_normal(shape)).astype(dtype)
+        expected = logsumexp(x.astype(np.float64), axis)
+        np.testing.assert_allclose(kernels.logsumexp(x, axis), expected, rtol=1e-5)
+        assert_same_bits(lambda x=x, axis=axis: kernels.logsumexp(x, axis))
+    inf = np.inf
+    x = np.array([[-inf, -inf, -inf], [inf, 1, -inf], [inf, inf, 0], [-inf, 2, -inf]], dtype)
+    expected = np.array([-inf, inf, inf, 2], dtype)
+    assert_same(kernels.logsumexp(x, 1), expected)
+    assert_same(kernels.logsumexp(x.T, 0), expected)
+    long = np.full(200_000, -inf, dtype)
+    assert kernels.logsumexp(long) == -inf
+    long[150_000] = -500
+    assert kernels.logsumexp(long) == -500
+    assert kernels.logsumexp(np.empty(0, dtype)) == -inf
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3, 0.5, -1, np.inf, -np.inf])
+def test_orders_of_the_norm(order, dtype, rng):
+    x = rng.uniform(0.1, 2, (5, 7, 9)).astype(dtype) * rng.choice([-1, 1], (5, 7, 9)).astype(dtype)
+    for axis in (None, 1, (0, 2)):
+        flat = np.moveaxis(x, 1, -1).reshape(-1, 7) if axis == 1 else x.reshape(1, -1)
+        if axis == (0, 2):
+            flat = np.moveaxis(x, 1, 0).reshape(7, -1)
+        expected = np.linalg.norm(flat.astype(np.float64), order, axis=1)
+        got = kernels.norm(x, axis, ord=order)
+        np.testing.assert_allclose(got.ravel(), expected, rtol=1e-4)
+        out = np.empty_like(got)
+        assert kernels.norm(x, axis, ord=order, out=out) is out
+        assert_same(out, got)
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+def test_places(name, level, dtype, rng):
+    ours, numpys = getattr(kernels, name), getattr(np, name)
+    for size in (*EDGE_SIZES[1:], 5000):
+        for shape in ((size,), (3, size), (size, 37), (size, 1)):
+            x = rng.integers(0, 9, shape).astype(dtype)  # with ties
+            for axis in (None, *range(len(shape))):
+                assert_same(ours(x, axis), np.asarray(numpys(x, axis)))
+    x = rng.integers(0, 50, (4, 6, 19)).astype(dtype)
+    x[1, 2, 3] = x[1, 2, 5] = x[3, 0, 18] = np.nan
+    for layout in LAYOUTS:
+        part = with_layout(x, layout)
+        for axis in (None, 0, 1, 2, -1):
+            assert_same(ours(part, axis), np.asarray(numpys(x, axis)), layout)
+            kept = np.asarray(numpys(x, axis, keepdims=True))
+            out = np.empty(kept.shape[::-1], np.int64).transpose()
+            assert ours(part, axis, keepdims=True, out=out) is out
+            assert_same(np.ascontiguousarray(out), kept, layout)
+    x = rng.integers(0, 1000, 300_007).astype(dtype)
+    assert_same(ours(x), np.asarray(numpys(x)))
+    assert_same(ours(x[::-3]), np.asarray(numpys(x[::-3])))
+    x[[299_999, 200_000]] = np.nan
+    assert ours(x) == 200_000
+    assert_same_bits(lambda: ours(x))
+    assert_same_bits(lambda: ours(x[:300_000].reshape(300, 1000), 0))
+    with pytest.raises(hl.ShapeError, match=f"{name}: x must have an element along the axis"):
+        ours(np.empty((3, 0), dtype), 1)
+    assert ours(np.empty((3, 0), dtype), 0).shape == (0,)
+    with pytest.raises(hl.DTypeError, match="out must be an ndarray of int64"):
+        ours(x, out=np.empty((), np.int32))
+    with pytest.raises(hl.ShapeError, match=r"out must have shape \(\), got \(2,\)"):
+        ours(x, out=np.empty(2, np.int64))
+
+
+def test_running_sums(level, dtype, rng):
+    for shape in ((1,), (50,), (7, 33), (33, 7), (2, 19, 300), (3, 0)):
+        x = rng.standard_normal(shape).astype(dtype)
+        for axis in range(-len(shape), len(shape)):
+            expected = np.cumsum(x.astype(np.float64), axis).astype(dtype)
+            for layout in LAYOUTS:
+                out = empty_with_layout(shape, dtype, layout)
+                assert kernels.cumsum(with_layout(x, layout), axis, out=out) is out
+                assert_same(np.ascontiguousarray(out), expected, layout)
+            assert_same(kernels.cumsum(x, axis), expected)
+        y = x.copy()
+        assert_same(kernels.cumsum(y, 0, out=y), np.cumsum(x.astype(np.float64), 0).astype(dtype))
+    x = rng.standard_normal((300, 700)).astype(dtype)
+    for axis in (0, 1):
+        assert_same_bits(lambda axis=axis: kernels.cumsum(x, axis))
+    with pytest.raises(hl.ShapeError, match="cumsum"):
+        kernels.cumsum(x, 2)
 
 
 def test_nothing_is_written_around_out(level, dtype, rng):

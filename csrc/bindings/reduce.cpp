@@ -1,4 +1,4 @@
-// sum, mean, max, min: sorts the axes into kept and reduced ones, and runs the driver.
+// Reductions over axes: sorts the axes into kept and reduced ones, and runs the driver.
 #include "kernels/reduce.h"
 
 #include "bindings/array.h"
@@ -40,8 +40,20 @@ bool prefer_columns(const Plan& plan) {
   return across <= along || columns >= 8;
 }
 
-py::object reduce_any(const char* op_name, ReduceOp op, bool mean, py::handle x_object,
-                      py::handle axis, bool keepdims, py::handle out_object) {
+// The divisor of the totals: of so many terms, for mean and var.
+using Divisor = double (*)(double terms, double correction);
+double by_one(double, double) {
+  return 1;
+}
+double by_terms(double terms, double) {
+  return terms;
+}
+double by_freedom(double terms, double correction) {
+  return terms > correction ? terms - correction : 0;
+}
+
+py::object reduce_any(const char* op_name, ReduceOp op, Divisor divisor, double correction,
+                      py::handle x_object, py::handle axis, bool keepdims, py::handle out_object) {
   const Array x = input(op_name, "x", x_object);
   const std::vector<int> axes = parse_axes(op_name, axis, x.ndim);
   Plan plan;
@@ -54,7 +66,7 @@ py::object reduce_any(const char* op_name, ReduceOp op, bool mean, py::handle x_
       plan.shape.push_back(x.shape(d));
     }
   }
-  if (op != ReduceOp::sum && plan.terms == 0) {
+  if ((op == ReduceOp::max || op == ReduceOp::min) && plan.terms == 0) {
     throw ShapeError(
         std::string(op_name) + ": x must have an element along the reduced axes, got shape " +
         shape_text(x.shape_vector()) + "; the " + op_name + " of nothing is not defined");
@@ -75,7 +87,7 @@ py::object reduce_any(const char* op_name, ReduceOp op, bool mean, py::handle x_
   const std::int64_t item = item_size(x.dtype);
   args.x = x.as<char>() + (plan.kept.offsets[0] + plan.reduced.offsets[0]) * item;
   args.out = static_cast<char*>(out.data) + plan.kept.offsets[1] * item;
-  args.divisor = mean ? static_cast<double>(plan.terms) : 1.0;
+  args.divisor = divisor(static_cast<double>(plan.terms), correction);
   args.columns = prefer_columns(plan);
   args.reduced = plan.terms;
   args.outputs = plan.kept.product();
@@ -90,30 +102,142 @@ py::object reduce_any(const char* op_name, ReduceOp op, bool mean, py::handle x_
     args.reduced_sizes[d] = plan.reduced.sizes[d];
     args.reduced_strides[d] = plan.reduced.strides[0][d];
   }
+  const bool pairs = op == ReduceOp::var || op == ReduceOp::logsumexp;
+  const auto driver = pairs ? run_pair_reduce : run_reduce;
   if (x.size >= kReleaseTerms) {
     const GilReleased released;
-    run_reduce(args);
+    driver(args);
   } else {
-    run_reduce(args);
+    driver(args);
   }
   return out.finish();
 }
 
-template <ReduceOp op, bool mean>
+// The axes but one, and that one.
+AlongArgs plan_along(const Array& x, int axis, const Array* out) {
+  AlongArgs args{};
+  args.dtype = x.dtype;
+  args.x = x.data;
+  args.size = axis < x.ndim ? x.shape(axis) : 1;
+  args.stride = axis < x.ndim ? x.stride(axis) : 1;
+  if (out) args.out_stride = axis < x.ndim ? out->stride(axis) : 1;
+  for (int d = 0; d < x.ndim; ++d) {
+    if (d == axis) continue;
+    args.kept_sizes[args.kept_dims] = x.shape(d);
+    args.kept_strides[args.kept_dims] = x.stride(d);
+    if (out) args.out_strides[args.kept_dims] = out->stride(d);
+    ++args.kept_dims;
+  }
+  if (args.kept_dims == 0) args.kept_sizes[args.kept_dims++] = 1;
+  const int inner = args.kept_dims - 1;
+  args.columns = args.kept_sizes[inner] > 1 && args.kept_strides[inner] == 1 &&
+                 (!out || args.out_strides[inner] == 1);
+  return args;
+}
+
+py::object index_of(const char* op, bool smallest, py::handle x_object, py::handle axis_object,
+                    bool keepdims, py::handle out_object) {
+  Array x = input(op, "x", x_object);
+  const bool flat = axis_object.is_none();
+  const int axis =
+      flat ? 0
+           : parse_axes(op, py::make_tuple(py::reinterpret_borrow<py::object>(axis_object)),
+                        x.ndim)[0];
+  Shape shape;
+  for (int d = 0; d < x.ndim; ++d) {
+    if (!flat && d != axis) {
+      shape.push_back(x.shape(d));
+    } else if (keepdims) {
+      shape.push_back(1);
+    }
+  }
+  if ((flat ? x.size : x.shape(axis)) == 0) {
+    throw ShapeError(std::string(op) + ": x must have an element along the axis, got shape " +
+                     shape_text(x.shape_vector()) + "; nothing has no " + op);
+  }
+  if (flat) {
+    x = packed(x);
+    x.ndim = 1;
+    x.shapes[0] = x.size;
+    x.strides[0] = 1;
+  }
+  const py::dtype int64("int64");
+  py::object result = new_array(op, int64, shape);
+  AlongArgs args = plan_along(x, axis, nullptr);
+  args.smallest = smallest;
+  args.columns = args.columns && args.size < (std::int64_t{1} << 31);
+  args.out = py::cast<py::array>(result).mutable_data();
+  if (x.size >= kReleaseTerms) {
+    const GilReleased released;
+    run_index_along(args);
+  } else if (x.size > 0) {
+    run_index_along(args);
+  }
+  if (!given(out_object)) return result;
+  if (!py::isinstance<py::array>(out_object) ||
+      !py::cast<py::array>(out_object).dtype().equal(int64)) {
+    throw DTypeError(std::string(op) + ": out must be an ndarray of int64, got " +
+                     type_text(out_object));
+  }
+  const auto target = py::cast<py::array>(out_object);
+  const Shape got(target.shape(), target.shape() + target.ndim());
+  if (got != shape) {
+    throw ShapeError(std::string(op) + ": out must have shape " + shape_text(shape) + ", got " +
+                     shape_text(got));
+  }
+  if (!target.writeable()) {
+    throw OutputError(std::string(op) + ": out must be writable, got a read-only array");
+  }
+  if (PyObject_SetItem(target.ptr(), py::ellipsis().ptr(), result.ptr()) != 0) {
+    throw py::error_already_set();
+  }
+  return target;
+}
+
+py::object cumsum(py::handle x_object, std::int64_t axis_number, py::handle out_object) {
+  const Array x = input("cumsum", "x", x_object);
+  const int axis = x.ndim == 0 ? 0 : parse_axis("cumsum", axis_number, x.ndim);
+  Output out("cumsum", out_object, x.dtype, x.shape_vector());
+  no_overlap("cumsum", out, "x", x, Overlap::same_allowed);
+  AlongArgs args = plan_along(x, axis, &out.array);
+  args.out = out.data;
+  const std::int64_t terms = args.size * (args.columns ? kReduceColumns : 1);
+  run(running_sum_kernel(), args,
+      {.units = x.size == 0 ? 0 : units_along(args),
+       .grain = 16384 / (terms + 1) + 1,
+       .interruptible = out.is_fresh});
+  return out.finish();
+}
+
+template <ReduceOp op, Divisor divisor>
 void bind(py::module_& module, const char* name) {
   static const char* const kName = name;
   module.def(name, [](py::handle x, py::handle axis, bool keepdims, py::handle out) {
-    return reduce_any(kName, op, mean, x, axis, keepdims, out);
+    return reduce_any(kName, op, divisor, 0, x, axis, keepdims, out);
   });
 }
 
 }  // namespace
 
 void bind_reduce(py::module_& module) {
-  bind<ReduceOp::sum, false>(module, "sum");
-  bind<ReduceOp::sum, true>(module, "mean");
-  bind<ReduceOp::max, false>(module, "max");
-  bind<ReduceOp::min, false>(module, "min");
+  bind<ReduceOp::sum, by_one>(module, "sum");
+  bind<ReduceOp::sum, by_terms>(module, "mean");
+  bind<ReduceOp::max, by_one>(module, "max");
+  bind<ReduceOp::min, by_one>(module, "min");
+  bind<ReduceOp::prod, by_one>(module, "prod");
+  bind<ReduceOp::squares, by_one>(module, "sum_of_squares");
+  bind<ReduceOp::logsumexp, by_one>(module, "logsumexp");
+  module.def(
+      "var", [](py::handle x, py::handle axis, double correction, bool keepdims, py::handle out) {
+        return reduce_any("var", ReduceOp::var, by_freedom, correction, x, axis, keepdims, out);
+      });
+  module.def("argmax", [](py::handle x, py::handle axis, bool keepdims, py::handle out) {
+    return index_of("argmax", false, x, axis, keepdims, out);
+  });
+  module.def("argmin", [](py::handle x, py::handle axis, bool keepdims, py::handle out) {
+    return index_of("argmin", true, x, axis, keepdims, out);
+  });
+  module.def("cumsum", &cumsum);
 }
 
 }  // namespace hotloop

@@ -1,4 +1,4 @@
-// out = op over the reduced axes of x: sum, max, min.
+// out = op over the reduced axes of x: sum, max, min, product, sum of squares.
 //
 // Layout: any strides. Rows: the lanes run along the reduced axis, four chains. Columns: the lanes
 // run along the kept axis, up to eight vectors side by side, so that a sum over the rows of a
@@ -6,12 +6,25 @@
 // NumPy's pairwise sum, but also down the columns, where NumPy adds naively.
 #include "kernels/reduce.h"
 
+#include <type_traits>
+
 #include "engines/row_reduction.h"
 
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
 
 constexpr int kBlock = 32;  // steps of a chain before its block is put on the cascade
+
+// The sum of the squares: AddOp, each element squared as it comes.
+struct SquaresOp : AddOp {};
+template <class Op, class T>
+[[gnu::always_inline]] static inline Vec<T> term(Vec<T> x) {
+  if constexpr (std::is_same_v<Op, SquaresOp>) {
+    return x * x;
+  } else {
+    return x;
+  }
+}
 
 template <class Op, class T>
 struct RowTotal {
@@ -35,10 +48,10 @@ struct RowTotal {
       if (steps > kBlock - pending) steps = kBlock - pending;
       Vec<T> a = slots[0], b = slots[1], c = slots[2], d = slots[3];
       for (std::int64_t s = 0; s < steps; ++s, i += kSlots * lanes) {
-        a = Op::combine(a, simd::load(p + i));
-        b = Op::combine(b, simd::load(p + i + lanes));
-        c = Op::combine(c, simd::load(p + i + 2 * lanes));
-        d = Op::combine(d, simd::load(p + i + 3 * lanes));
+        a = Op::combine(a, term<Op>(simd::load(p + i)));
+        b = Op::combine(b, term<Op>(simd::load(p + i + lanes)));
+        c = Op::combine(c, term<Op>(simd::load(p + i + 2 * lanes)));
+        d = Op::combine(d, term<Op>(simd::load(p + i + 3 * lanes)));
       }
       slots[0] = a;
       slots[1] = b;
@@ -48,10 +61,12 @@ struct RowTotal {
       if (pending == kBlock) flush();
     }
     if (i == n) return;
-    for (; n - i >= lanes; i += lanes) slots[0] = Op::combine(slots[0], simd::load(p + i));
+    for (; n - i >= lanes; i += lanes)
+      slots[0] = Op::combine(slots[0], term<Op>(simd::load(p + i)));
     if (i < n) {
       const int left = static_cast<int>(n - i);
-      const Vec<T> tail = keep_lanes(simd::load_n(p + i, left), left, Op::template start<T>());
+      const Vec<T> tail =
+          keep_lanes(term<Op>(simd::load_n(p + i, left)), left, Op::template start<T>());
       slots[1] = Op::combine(slots[1], tail);
     }
     if (++pending == kBlock) flush();
@@ -59,7 +74,7 @@ struct RowTotal {
   void add_strided(const T* p, std::int64_t stride, std::int64_t n) {
     for (std::int64_t i = 0; i < n; i += lanes) {
       const int left = n - i < lanes ? static_cast<int>(n - i) : lanes;
-      Vec<T> v = simd::load_strided(p + i * stride, stride, left);
+      Vec<T> v = term<Op>(simd::load_strided(p + i * stride, stride, left));
       if (left < lanes) v = keep_lanes(v, left, Op::template start<T>());
       slots[0] = Op::combine(slots[0], v);
       if (++pending == kBlock) flush();
@@ -92,7 +107,8 @@ static inline void reduce_rows(const ReduceArgs& args, std::int64_t begin, std::
         static_cast<T*>(args.out) + chunk * args.out_chunk_stride + offset_of(out_axes, output);
     if (is_short) {
       const AlongRow<T, true> walk{args.reduced};
-      const Vec<T> total = reduce_walk<Op, T>(walk, [&](Step at) { return walk.load(x, 1, at); });
+      const Vec<T> total =
+          reduce_walk<Op, T>(walk, [&](Step at) { return term<Op>(walk.load(x, 1, at)); });
       simd::store_n(out, total / divisor, 1);
       continue;
     }
@@ -133,18 +149,18 @@ static inline void reduce_strip(const ReduceArgs& args, const T* x, T* out, std:
       if (across == 1 && lanes == full) {
         for (std::int64_t s = 0; s < steps; ++s, p += down) {
           for (int w = 0; w < width; ++w) {
-            local[w] = Op::combine(local[w], simd::load(p + w * full));
+            local[w] = Op::combine(local[w], term<Op>(simd::load(p + w * full)));
           }
         }
       } else if (across == 1) {
         for (std::int64_t s = 0; s < steps; ++s, p += down) {
-          local[0] = Op::combine(local[0], simd::load_n(p, lanes));
+          local[0] = Op::combine(local[0], term<Op>(simd::load_n(p, lanes)));
         }
       } else {
         for (std::int64_t s = 0; s < steps; ++s, p += down) {
           for (int w = 0; w < width; ++w) {
-            local[w] =
-                Op::combine(local[w], simd::load_strided(p + w * full * across, across, lanes));
+            local[w] = Op::combine(
+                local[w], term<Op>(simd::load_strided(p + w * full * across, across, lanes)));
           }
         }
       }
@@ -224,6 +240,13 @@ static inline void reduce_op(const ReduceArgs& args, std::int64_t begin, std::in
       return reduce_body<MaxOp, T>(args, begin, end);
     case ReduceOp::min:
       return reduce_body<MinOp, T>(args, begin, end);
+    case ReduceOp::prod:
+      return reduce_body<MulOp, T>(args, begin, end);
+    case ReduceOp::squares:
+      return reduce_body<SquaresOp, T>(args, begin, end);
+    case ReduceOp::var:
+    case ReduceOp::logsumexp:
+      return;  // pair_reduce
   }
 }
 

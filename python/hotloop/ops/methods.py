@@ -88,7 +88,8 @@ class Methods:
     sum, mean, prod, norm = reduction.sum, reduction.mean, reduction.prod, reduction.norm
     max, min, all, any = reduction.max, reduction.min, reduction.all, reduction.any
     argmax, argmin = reduction.argmax, reduction.argmin
-    var, std = reduction.var, reduction.std
+    amax, amin, cumsum = reduction.amax, reduction.amin, reduction.cumsum
+    var, std, logsumexp = reduction.var, reduction.std, reduction.logsumexp
     softmax, log_softmax = reduction.softmax, reduction.log_softmax
 
     # moves

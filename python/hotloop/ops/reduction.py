@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 __all__ = [
-    "all", "any", "argmax", "argmin", "log_softmax", "max", "mean", "min", "norm", "prod",
-    "softmax", "std", "sum", "var",
+    "all", "amax", "amin", "any", "argmax", "argmin", "cumsum", "log_softmax", "logsumexp", "max",
+    "mean", "min", "norm", "prod", "softmax", "std", "std_mean", "sum", "var", "var_mean",
 ]  # fmt: skip
 
 
@@ -131,9 +131,12 @@ def _arg(op: str, a: Tensor, dim: int | None, keepdim: bool) -> Array:
         raise ShapeError(f"{op}: at least one element is expected, got shape {data.shape}")
     if not data.ndim:
         axis = None
+    if is_float(data):
+        found = kernels.argmax if op.endswith("max") else kernels.argmin
+        return np.asarray(found(data, axis, keepdims=keepdim))
     if op.endswith("max"):
-        return np.asarray(np.argmax(data, axis=axis, keepdims=keepdim and axis is not None))
-    return np.asarray(np.argmin(data, axis=axis, keepdims=keepdim and axis is not None))
+        return np.asarray(np.argmax(data, axis=axis, keepdims=keepdim))
+    return np.asarray(np.argmin(data, axis=axis, keepdims=keepdim))
 
 
 def argmax(a: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
@@ -156,58 +159,222 @@ def any(a: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     return wrap(np.asarray(np.any(a._data, axis=axes_of("any", dim, a.ndim), keepdims=keepdim)))
 
 
-def prod(a: Tensor) -> Tensor:
-    """The product of all elements."""
+def amax(a: Tensor, dim: Axes = (), keepdim: bool = False) -> Tensor:
+    """The maximum over dim (an int, several, or all); equal maxima share the gradient evenly."""
+    return _extreme("amax", a, dim, keepdim)
+
+
+def amin(a: Tensor, dim: Axes = (), keepdim: bool = False) -> Tensor:
+    """The minimum over dim (an int, several, or all); equal minima share the gradient evenly."""
+    return _extreme("amin", a, dim, keepdim)
+
+
+def _extreme(op: str, a: Tensor, dim: Axes, keepdim: bool) -> Tensor:
     data = a._data
-    out = np.asarray(np.prod(data))
+    axes = axes_of(op, dim, data.ndim)
+    if math.prod(data.shape[axis] for axis in axes) == 0:
+        raise ShapeError(f"{op}: at least one element is expected, got shape {data.shape}")
+    if not is_float(data):
+        return wrap(np.asarray((np.max if op == "amax" else np.min)(data, axes, keepdims=keepdim)))
+    out = (kernels.max if op == "amax" else kernels.min)(data, axes, keepdims=keepdim)
     if recording(a):
-        return record(out, _prod_backward, (a,), (data,), (a,))
+        return record(out, _extreme_backward, (a,), (data, out, axes), (a,), guard_output=True)
+    return wrap(out)
+
+
+def _extreme_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    data, out, axes = node.saved
+    hit = kernels.eq(data, _spread(out, data.shape, axes))
+    share = np.asarray(dy / np.count_nonzero(hit, axis=axes).reshape(dy.shape)).astype(dy.dtype)
+    return (kernels.where(hit, _spread(share, data.shape, axes), 0),)
+
+
+def prod(a: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The product of all elements or along dim; bool and small ints give int64."""
+    data = a._data
+    axis = None if dim is None else axis_of("prod", dim, data.ndim)
+    if not data.ndim:
+        axis = None
+    if is_float(data):
+        out = kernels.prod(data, axis, keepdims=keepdim)
+    else:
+        out = np.asarray(np.prod(data, axis=axis, keepdims=keepdim, dtype=np.int64))
+    if recording(a):
+        return record(out, _prod_backward, (a,), (data, axis), (a,))
     return wrap(out)
 
 
 def _prod_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
     """Each element's gradient is the product of the others: from the left times from the right,
     which needs no division and so survives zeros."""
-    data = node.saved[0]
-    flat = data.reshape(-1)
-    one = np.ones(1, flat.dtype)
-    left = np.cumprod(np.concatenate([one, flat[:-1]]))
-    right = np.cumprod(np.concatenate([one, flat[:0:-1]]))[::-1]
-    return ((left * right * dy).reshape(data.shape),)
+    data, axis = node.saved
+    lines = data.reshape(-1) if axis is None else np.moveaxis(data, axis, -1)
+    one = np.ones((*lines.shape[:-1], 1), lines.dtype)
+    left = np.cumprod(np.concatenate([one, lines[..., :-1]], -1), -1)
+    right = np.cumprod(np.concatenate([one, lines[..., :0:-1]], -1), -1)[..., ::-1]
+    lines = left * right * dy.reshape((*lines.shape[:-1], 1))
+    return (lines.reshape(data.shape) if axis is None else np.moveaxis(lines, -1, axis),)
 
 
-def var(a: Tensor, dim: Axes = None, keepdim: bool = False, correction: int = 1) -> Tensor:
-    """The variance over dim: squared distances from the mean, divided by n - correction."""
-    axes = axes_of("var", dim, a.ndim)
-    count = math.prod(a.shape[axis] for axis in axes)
-    centred = a - mean(a, axes, keepdim=True)
-    scale = 1.0 / (count - correction) if count > correction else float("nan")
-    return sum(centred * centred, axes, keepdim) * scale
+def _correction(dim: Axes, unbiased: bool, correction: float | None) -> tuple[Axes, float]:
+    """dim and the correction, also of var(unbiased)."""
+    every = dim is True or dim is False
+    if every:
+        unbiased = bool(dim)
+    return None if every else dim, float(unbiased) if correction is None else float(correction)
 
 
-def std(a: Tensor, dim: Axes = None, keepdim: bool = False, correction: int = 1) -> Tensor:
-    """The square root of `var`."""
-    return var(a, dim, keepdim, correction).sqrt()
+def var(
+    a: Tensor,
+    dim: Axes = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Tensor:
+    """The variance over dim: squared distances from the mean, divided by n - correction.
+
+    correction is 1, or 0 without unbiased; var(False) is that of all elements.
+    """
+    dim, less = _correction(dim, unbiased, correction)
+    data = a._data
+    if not is_float(data):
+        raise DTypeError(f"var: a float tensor is expected, got {data.dtype}; call .float() first")
+    axes = axes_of("var", dim, data.ndim)
+    out = kernels.var(data, axes, correction=less, keepdims=keepdim)
+    if recording(a):
+        return record(out, _var_backward, (a,), (data, axes, less), (a,))
+    return wrap(out)
 
 
-def norm(a: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
-    """The Euclidean norm over dim; its gradient at 0 is 0."""
+def _var_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    data, axes, less = node.saved
+    count = math.prod(data.shape[axis] for axis in axes)
+    freedom = count - less if count > less else 0.0
+    scale = kernels.mul(dy, 2.0 / freedom if freedom else math.inf)
+    apart = kernels.sub(data, kernels.mean(data, axes, keepdims=True))
+    return (kernels.mul(apart, _spread(scale, data.shape, axes), out=apart),)
+
+
+def std(
+    a: Tensor,
+    dim: Axes = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Tensor:
+    """The square root of `var`; its gradient is 0 where it is 0."""
+    dim, less = _correction(dim, unbiased, correction)
+    data = a._data
+    if not is_float(data):
+        raise DTypeError(f"std: a float tensor is expected, got {data.dtype}; call .float() first")
+    axes = axes_of("std", dim, data.ndim)
+    out = kernels.std(data, axes, correction=less, keepdims=keepdim)
+    if recording(a):
+        return record(out, _std_backward, (a,), (data, axes, less, out), (a,), guard_output=True)
+    return wrap(out)
+
+
+def _std_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    data, axes, less, out = node.saved
+    count = math.prod(data.shape[axis] for axis in axes)
+    freedom = count - less if count > less else 0.0
+    scale = kernels.div(dy, kernels.mul(out, freedom))
+    scale = kernels.where(kernels.eq(out, 0), 0, scale)
+    apart = kernels.sub(data, kernels.mean(data, axes, keepdims=True))
+    return (kernels.mul(apart, _spread(scale, data.shape, axes), out=apart),)
+
+
+def var_mean(
+    a: Tensor, dim: Axes = None, *, correction: float = 1, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`var` and `mean`."""
+    return var(a, dim, keepdim=keepdim, correction=correction), mean(a, dim, keepdim)
+
+
+def std_mean(
+    a: Tensor, dim: Axes = None, *, correction: float = 1, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`std` and `mean`."""
+    return std(a, dim, keepdim=keepdim, correction=correction), mean(a, dim, keepdim)
+
+
+def norm(a: Tensor, p: float | str = "fro", dim: Axes = None, keepdim: bool = False) -> Tensor:
+    """The p-norm over dim, all elements as one vector; "fro" is 2. Its gradient at 0 is 0."""
     data = a._data
     if not is_float(data):
         raise DTypeError(f"norm: a float tensor is expected, got {data.dtype}; call .float() first")
+    if isinstance(p, str):
+        if p != "fro":
+            raise ValueError(f'norm: p must be a number or "fro", got {p!r}')
+        p = 2.0
     axes = axes_of("norm", dim, data.ndim)
-    out = np.sqrt(np.asarray(kernels.sum(kernels.mul(data, data), axis=axes, keepdims=keepdim)))
-    out = np.asarray(out)
+    out = kernels.norm(data, axes, ord=p, keepdims=keepdim)
     if recording(a):
-        return record(out, _norm_backward, (a,), (data, out, axes), (a,), guard_output=True)
+        return record(out, _norm_backward, (a,), (data, out, axes, p), (a,), guard_output=True)
     return wrap(out)
 
 
 def _norm_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    """sign(x) |x|**(p-1) / norm**(p-1); for the extremes those that are it share the gradient."""
+    data, out, axes, p = node.saved
+    if p == 0:
+        return (np.zeros_like(data),)
+    sign = kernels.sign(data)
+    if math.isinf(p):
+        hit = kernels.eq(kernels.abs(data), _spread(out, data.shape, axes))
+        share = np.asarray(dy / np.count_nonzero(hit, axis=axes).reshape(dy.shape))
+        spread = _spread(share.astype(dy.dtype), data.shape, axes)
+        return (kernels.mul(sign, kernels.where(hit, spread, 0)),)
+    scale = dy if p == 1 else kernels.div(dy, kernels.pow(out, p - 1))
+    scale = _spread(kernels.where(kernels.eq(out, 0), 0, scale), data.shape, axes)
+    if p == 2:
+        return (kernels.mul(data, scale),)
+    if p != 1:
+        size = kernels.abs(data)
+        slope = kernels.mul(sign, kernels.pow(size, p - 1))
+        sign = kernels.where(kernels.eq(size, 0), 0, slope) if p < 1 else slope
+    return (kernels.mul(sign, scale),)
+
+
+def logsumexp(a: Tensor, dim: Axes, keepdim: bool = False) -> Tensor:
+    """log(sum(exp(a))) over dim (an int or several), without overflow."""
+    data = a._data
+    if not is_float(data):
+        raise DTypeError(
+            f"logsumexp: a float tensor is expected, got {data.dtype}; call .float() first"
+        )
+    axes = axes_of("logsumexp", dim, data.ndim)
+    out = kernels.logsumexp(data, axes, keepdims=keepdim)
+    if recording(a):
+        return record(out, _logsumexp_backward, (a,), (data, out, axes), (a,), guard_output=True)
+    return wrap(out)
+
+
+def _logsumexp_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
     data, out, axes = node.saved
-    zero = out == 0
-    scale = np.where(zero, 0, dy / np.where(zero, 1, out)).astype(dy.dtype)
-    return (np.asarray(data * _spread(scale, data.shape, axes)),)
+    share = kernels.sub(data, _spread(out, data.shape, axes))
+    kernels.exp(share, out=share)
+    return (kernels.mul(share, _spread(dy, data.shape, axes), out=share),)
+
+
+def cumsum(a: Tensor, dim: int) -> Tensor:
+    """The running sum along dim; bool and small ints give int64."""
+    data = a._data
+    axis = axis_of("cumsum", dim, data.ndim)
+    if not is_float(data):
+        return wrap(np.cumsum(data, axis if data.ndim else None, np.int64).reshape(data.shape))
+    out = kernels.cumsum(data, axis)
+    return record(out, _cumsum_backward, (a,), (axis,)) if recording(a) else wrap(out)
+
+
+def _cumsum_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    axis = node.saved[0]
+    if not dy.ndim:
+        return (dy,)
+    backward = kernels.cumsum(np.flip(dy, axis), axis)
+    return (np.ascontiguousarray(np.flip(backward, axis)),)
 
 
 def softmax(a: Tensor, dim: int) -> Tensor:

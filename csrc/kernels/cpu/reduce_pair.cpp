@@ -1,0 +1,198 @@
+// Variance and logsumexp over the reduced axes: a pair of numbers for each output.
+//
+// Blocks that fit L1 are visited twice, for the mean (the maximum) and then for the distances from
+// it (the exponentials), so memory is read once. Blocks merge by Chan, Golub and LeVeque's formula
+// (1979); never E[x^2] - mean^2, which cancels. Layouts as in reduce.cpp: lanes along the reduced
+// axis (rows) or across the outputs (columns).
+#include "engines/row_reduction.h"
+#include "kernels/reduce.h"
+#include "simd/math.h"
+
+namespace hotloop::HOTLOOP_LEVEL {
+namespace {
+
+constexpr std::int64_t kRowBlock = 4096;   // elements: 16 KB of float32
+constexpr std::int64_t kColumnBlock = 32;  // rows
+
+template <class T>
+struct Pair {
+  Vec<T> first, second;
+};
+
+// value(step) -> x; both numbers in every lane that counts.
+struct Moments {
+  template <class T, class Walk, class Value>
+  [[gnu::always_inline]] static inline Pair<T> block(const Walk& walk, Value value) {
+    const Vec<T> count = simd::set1<T>(static_cast<T>(walk.n));
+    const Vec<T> mean = reduce_walk<AddOp, T>(walk, value) / count;
+    const Vec<T> squares = reduce_walk<AddOp, T>(walk, [&](Step at) {
+      const Vec<T> distance = value(at) - mean;
+      return distance * distance;
+    });
+    return {mean, squares};
+  }
+  template <class T>
+  [[gnu::always_inline]] static inline Pair<T> merge(Pair<T> a, Pair<T> b, std::int64_t have,
+                                                     std::int64_t more) {
+    const double share = static_cast<double>(more) / static_cast<double>(have + more);
+    const Vec<T> apart = b.first - a.first;
+    const Vec<T> between = apart * simd::set1<T>(static_cast<T>(static_cast<double>(have) * share));
+    return {simd::fma(apart, simd::set1<T>(static_cast<T>(share)), a.first),
+            (a.second + b.second) + apart * between};
+  }
+  template <class T>
+  [[gnu::always_inline]] static inline Vec<T> result(Pair<T> a, Vec<T> divisor) {
+    return a.second / divisor;
+  }
+};
+
+struct LogSumExp {
+  // What exponents are taken relative to; 0 where the maximum is infinite.
+  template <class T>
+  [[gnu::always_inline]] static inline Vec<T> base(Vec<T> most) {
+    return simd::select(simd::abs(most) == simd::infinity<T>(), simd::zero<T>(), most);
+  }
+  template <class T, class Walk, class Value>
+  [[gnu::always_inline]] static inline Pair<T> block(const Walk& walk, Value value) {
+    const Vec<T> most = reduce_walk<MaxOp, T>(walk, value);
+    const Vec<T> from = base(most);
+    return {most,
+            reduce_walk<AddOp, T>(walk, [&](Step at) { return simd::exp(value(at) - from); })};
+  }
+  template <class T>
+  [[gnu::always_inline]] static inline Pair<T> merge(Pair<T> a, Pair<T> b, std::int64_t,
+                                                     std::int64_t) {
+    const Vec<T> most = simd::max(a.first, b.first), from = base(most);
+    return {most, a.second * simd::exp(a.first - from) + b.second * simd::exp(b.first - from)};
+  }
+  template <class T>
+  [[gnu::always_inline]] static inline Vec<T> result(Pair<T> a, Vec<T>) {
+    return simd::log(a.second) + base(a.first);
+  }
+};
+
+template <class Op, class T>
+[[gnu::always_inline]] static inline void put(const ReduceArgs& args, std::int64_t place,
+                                              Pair<T> pair, std::int64_t stride, int lanes) {
+  T* out = static_cast<T*>(args.out) + place;
+  if (args.second) {
+    simd::store_upto(out, pair.first, lanes);
+    simd::store_upto(static_cast<T*>(args.second) + place, pair.second, lanes);
+    return;
+  }
+  const Vec<T> result = Op::result(pair, simd::set1<T>(static_cast<T>(args.divisor)));
+  if (stride == 1) {
+    simd::store_upto(out, result, lanes);
+  } else {
+    simd::store_strided(out, result, stride, lanes);
+  }
+}
+
+template <class Op, class T, bool unit_stride>
+static inline void pair_rows(const ReduceArgs& args, std::int64_t begin, std::int64_t end) {
+  const Axes kept{args.kept_dims, args.kept_sizes, args.kept_strides};
+  const Axes out_axes{args.kept_dims, args.kept_sizes, args.out_strides};
+  const Axes reduced{args.reduced_dims, args.reduced_sizes, args.reduced_strides};
+  const std::int64_t stride = args.reduced_strides[args.reduced_dims - 1];
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const std::int64_t chunk = unit / args.outputs, output = unit - chunk * args.outputs;
+    const T* x = static_cast<const T*>(args.x) + offset_of(kept, output);
+    const std::int64_t first = chunk * args.chunk;
+    const std::int64_t last = first + args.chunk < args.reduced ? first + args.chunk : args.reduced;
+    Pair<T> total{};
+    std::int64_t have = 0;
+    each_run(reduced, first, last, [&](std::int64_t offset, std::int64_t count) {
+      for (std::int64_t i = 0; i < count; i += kRowBlock) {
+        const AlongRow<T, unit_stride> walk{count - i < kRowBlock ? count - i : kRowBlock};
+        const T* p = x + offset + i * stride;
+        const Pair<T> block =
+            Op::template block<T>(walk, [&](Step at) { return walk.load(p, stride, at); });
+        total = have == 0 ? block : Op::merge(total, block, have, walk.n);
+        have += walk.n;
+      }
+    });
+    put<Op>(args, chunk * args.out_chunk_stride + offset_of(out_axes, output), total, 1, 1);
+  }
+}
+
+// `lanes` neighbouring outputs.
+template <class Op, class T>
+static inline Pair<T> pair_strip(const ReduceArgs& args, const T* x, std::int64_t first,
+                                 std::int64_t last, int lanes) {
+  const Axes reduced{args.reduced_dims, args.reduced_sizes, args.reduced_strides};
+  const std::int64_t down = args.reduced_strides[args.reduced_dims - 1];
+  const std::int64_t across = args.kept_strides[args.kept_dims - 1];
+  Pair<T> total{};
+  std::int64_t have = 0;
+  each_run(reduced, first, last, [&](std::int64_t offset, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; i += kColumnBlock) {
+      const DownRows<T> walk{count - i < kColumnBlock ? count - i : kColumnBlock, lanes};
+      const T* p = x + offset + i * down;
+      const Pair<T> block = Op::template block<T>(walk, [&](Step at) {
+        return across == 1 ? walk.load(p, down, at)
+                           : simd::load_strided(p + at.index * down, across, at.lanes);
+      });
+      total = have == 0 ? block : Op::merge(total, block, have, walk.n);
+      have += walk.n;
+    }
+  });
+  return total;
+}
+
+template <class Op, class T>
+static inline void pair_columns(const ReduceArgs& args, std::int64_t begin, std::int64_t end) {
+  constexpr int lanes = Vec<T>::lanes;
+  const int inner = args.kept_dims - 1;
+  const Axes kept{inner, args.kept_sizes, args.kept_strides};
+  const Axes out_axes{inner, args.kept_sizes, args.out_strides};
+  const std::int64_t columns = args.kept_sizes[inner];
+  const std::int64_t blocks = (columns + kReduceColumns - 1) / kReduceColumns;
+  const std::int64_t units = args.outputs / columns * blocks;  // of one chunk
+  const std::int64_t across = args.kept_strides[inner], out_across = args.out_strides[inner];
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const std::int64_t chunk = unit / units, outer = unit % units / blocks;
+    const std::int64_t first = chunk * args.chunk;
+    const std::int64_t last = first + args.chunk < args.reduced ? first + args.chunk : args.reduced;
+    const T* x = static_cast<const T*>(args.x) + offset_of(kept, outer);
+    const std::int64_t to = chunk * args.out_chunk_stride + offset_of(out_axes, outer);
+    std::int64_t column = unit % blocks * kReduceColumns;
+    const std::int64_t stop = column + kReduceColumns < columns ? column + kReduceColumns : columns;
+    for (; column < stop; column += lanes) {
+      const int left = stop - column < lanes ? static_cast<int>(stop - column) : lanes;
+      put<Op>(args, to + column * out_across,
+              pair_strip<Op>(args, x + column * across, first, last, left), out_across, left);
+    }
+  }
+}
+
+template <class Op, class T>
+static inline void pair_body(const ReduceArgs& args, std::int64_t begin, std::int64_t end) {
+  if (args.columns) {
+    pair_columns<Op, T>(args, begin, end);
+  } else if (args.reduced_strides[args.reduced_dims - 1] == 1) {
+    pair_rows<Op, T, true>(args, begin, end);
+  } else {
+    pair_rows<Op, T, false>(args, begin, end);
+  }
+}
+
+template <class T>
+static inline void pair_op(const ReduceArgs& args, std::int64_t begin, std::int64_t end) {
+  if (args.op == ReduceOp::var) {
+    pair_body<Moments, T>(args, begin, end);
+  } else {
+    pair_body<LogSumExp, T>(args, begin, end);
+  }
+}
+
+}  // namespace
+
+void pair_reduce(const ReduceArgs& args, std::int64_t begin, std::int64_t end) {
+  if (args.dtype == DType::f32) {
+    pair_op<float>(args, begin, end);
+  } else {
+    pair_op<double>(args, begin, end);
+  }
+}
+
+}  // namespace hotloop::HOTLOOP_LEVEL
