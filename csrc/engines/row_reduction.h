@@ -60,26 +60,6 @@ struct MinOp {
   }
 };
 
-struct MulOp {
-  template <class T>
-  static T start() {
-    return T(1);
-  }
-  template <class T>
-  [[gnu::always_inline]] static inline Vec<T> combine(Vec<T> a, Vec<T> b) {
-    return a * b;
-  }
-  template <class T>
-  [[gnu::always_inline]] static inline T across(Vec<T> a) {
-    T lanes[Vec<T>::lanes];
-    simd::store(lanes, a);
-    for (int half = Vec<T>::lanes / 2; half > 0; half /= 2) {
-      for (int i = 0; i < half; ++i) lanes[i] *= lanes[i + half];
-    }
-    return lanes[0];
-  }
-};
-
 // ---- walks
 // -------------------------------------------------------------------------------------------
 

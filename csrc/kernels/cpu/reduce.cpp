@@ -15,6 +15,26 @@ namespace {
 
 constexpr int kBlock = 32;  // steps of a chain before its block is put on the cascade
 
+struct MulOp {
+  template <class T>
+  static T start() {
+    return T(1);
+  }
+  template <class T>
+  [[gnu::always_inline]] static inline Vec<T> combine(Vec<T> a, Vec<T> b) {
+    return a * b;
+  }
+  template <class T>
+  [[gnu::always_inline]] static inline T across(Vec<T> a) {
+    T lanes[Vec<T>::lanes];
+    simd::store(lanes, a);
+    for (int half = Vec<T>::lanes / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) lanes[i] *= lanes[i + half];
+    }
+    return lanes[0];
+  }
+};
+
 // The sum of the squares: AddOp, each element squared as it comes.
 struct SquaresOp : AddOp {};
 template <class Op, class T>
