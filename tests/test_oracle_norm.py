@@ -169,3 +169,44 @@ def test_20_training_steps(make, shape):
             one.backward()
             its_optimizer.step()
     same_state(ours, theirs, dtype)
+
+
+@pytest.mark.parametrize("index_type", [np.int32, np.int64])
+def test_embedding(index_type, dtype, rng):  # noqa: F811
+    indices = rng.integers(0, 9, (4, 6)).astype(index_type)
+    dy = rng.standard_normal((4, 6, 5)).astype(dtype)
+    for options in ({}, {"padding_idx": 3}, {"padding_idx": -1, "scale_grad_by_freq": True}):
+        theirs = torch.nn.Embedding(9, 5, **options)
+        theirs = theirs.to(torch.float64 if dtype == np.float64 else torch.float32)
+        ours = nn.Embedding(9, 5, **options).to(dtype)
+        copy_weights(ours, theirs)
+        y, ty = ours(hl.tensor(indices)), theirs(torch.tensor(indices))
+        close(y, ty, dtype)
+        y.backward(dy)
+        ty.backward(torch.tensor(dy))
+        close(ours.weight.grad, theirs.weight.grad, dtype, "dweight")
+
+
+def words(n):
+    return n.Sequential(
+        n.Embedding(30, 8, padding_idx=0), n.LayerNorm(8), n.Flatten(), n.Linear(48, 5)
+    )
+
+
+def test_20_training_steps_of_an_embedding():
+    data = np.random.default_rng(0)
+    torch.manual_seed(0)
+    theirs, ours = words(torch.nn).double(), words(nn).double()
+    copy_weights(ours, theirs)
+    optimizer = hl.optim.Adam(ours.parameters(), lr=1e-2)
+    other = torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    for _ in range(20):
+        x, labels = data.integers(0, 30, (16, 6)), data.integers(0, 5, 16)
+        loss = nn.CrossEntropyLoss()(ours(hl.tensor(x)), hl.tensor(labels))
+        their_loss = torch.nn.CrossEntropyLoss()(theirs(torch.tensor(x)), torch.tensor(labels))
+        assert abs(loss.item() - their_loss.item()) < 1e-9
+        for one, its_optimizer in ((loss, optimizer), (their_loss, other)):
+            its_optimizer.zero_grad()
+            one.backward()
+            its_optimizer.step()
+    same_state(ours, theirs, np.float64)

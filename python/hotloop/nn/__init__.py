@@ -7,6 +7,7 @@ from .activation import *
 from .container import *
 from .convolution import *
 from .dropout import *
+from .embedding import *
 from .flatten import *
 from .linear import *
 from .loss import *

@@ -22,6 +22,7 @@ from ..ops.convolution import (
     conv_transpose3d,
 )
 from ..ops.dropout import dropout as _dropout
+from ..ops.embedding import embedding
 from ..ops.loss import cross_entropy, mse_loss
 from ..ops.norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from ..ops.pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
@@ -32,9 +33,9 @@ from ..tensor import Tensor
 __all__ = [
     "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "batch_norm", "conv1d", "conv2d",
     "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "cross_entropy",
-    "dropout", "elu", "gelu", "group_norm", "hardswish", "instance_norm", "layer_norm",
-    "leaky_relu", "linear", "log_softmax", "max_pool2d", "mse_loss", "one_hot", "relu",
-    "rms_norm", "sigmoid", "silu", "softmax", "softplus", "tanh",
+    "dropout", "elu", "embedding", "gelu", "group_norm", "hardswish", "instance_norm",
+    "layer_norm", "leaky_relu", "linear", "log_softmax", "max_pool2d", "mse_loss", "one_hot",
+    "relu", "rms_norm", "sigmoid", "silu", "softmax", "softplus", "tanh",
 ]  # fmt: skip
 
 
