@@ -287,6 +287,10 @@ class Call {
   void run(OptimizerRule rule, const math::OptimizerScalars<double>& scalars,
            double* partials = nullptr, std::size_t array = 0, std::size_t width = 1) {
     const RuleShape shape = shape_of(rule);
+    // Every other pass goes backwards, so that it begins with what the pass before has left in the
+    // caches: forwards only, a network a little larger than the last cache finds nothing there.
+    static std::atomic<unsigned> passes{0};
+    const bool from_end = passes.fetch_add(1, std::memory_order_relaxed) % 2 != 0;
     for (std::size_t i = 0; i < 2; ++i) {
       TensorList& list = lists_[i];
       if (list.units() == 0) continue;
@@ -305,7 +309,8 @@ class Call {
       hotloop::run(optimizer_kernel(), args,
                    {.units = list.units(),
                     .grain = shape.arrays > 3 ? kHeavyGrain : kLightGrain,
-                    .interruptible = shape.written == 0});
+                    .interruptible = shape.written == 0,
+                    .from_end = from_end});
       if (partials) partials += width * static_cast<std::size_t>(list.units());
     }
   }

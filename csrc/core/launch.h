@@ -13,6 +13,7 @@ struct Split {
   std::int64_t grain = 1;     // units that are worth a thread: about 10 microseconds of work
   int max_threads = 0;        // 0: as many as the pool has
   bool interruptible = true;  // false for in-place work, which must finish what it began
+  bool from_end = false;      // each thread goes through its pieces from the last to the first
 };
 
 // Worth running on several threads, and worth releasing the GIL for.

@@ -90,6 +90,7 @@ struct Job {
   void (*job)(const void*, std::int64_t);
   const void* context;
   int threads;
+  bool from_end;
 };
 
 struct Pool {
@@ -113,15 +114,15 @@ std::atomic<Pool*> pool_in_force{nullptr};
 thread_local int index_in_launch = 0;
 thread_local bool inside = false;  // this thread works on a piece: a launch from there runs alone
 
-// The next piece of the thread's own range, or the last one of another's; -1 when it is empty.
-std::int64_t claim(Range& range, bool own) {
+// The first or the last piece of the range that is left; -1 when it is empty.
+std::int64_t claim(Range& range, bool last) {
   std::uint64_t word = range.word.load(std::memory_order_relaxed);
   for (;;) {
     const std::uint64_t begin = word % kEnd, end = word / kEnd;
     if (begin >= end) return -1;
-    const std::uint64_t rest = own ? word + 1 : word - kEnd;
+    const std::uint64_t rest = last ? word - kEnd : word + 1;
     if (range.word.compare_exchange_weak(word, rest, std::memory_order_relaxed)) {
-      return static_cast<std::int64_t>(own ? begin : end - 1);
+      return static_cast<std::int64_t>(last ? end - 1 : begin);
     }
   }
 }
@@ -131,7 +132,8 @@ bool work_on(Pool& pool, const Job& job, int thread, bool (*stop)()) {
   bool first = true;
   for (int i = 0; i < job.threads; ++i) {
     Range& range = pool.ranges[(thread + i) % job.threads];
-    for (std::int64_t piece; (piece = claim(range, i == 0)) >= 0; first = false) {
+    const bool last = (i == 0) == job.from_end;  // thieves come from the other side
+    for (std::int64_t piece; (piece = claim(range, last)) >= 0; first = false) {
       if (!first && stop && stop()) {
         for (int t = 0; t < job.threads; ++t) pool.ranges[t].word.store(0);
         return false;
@@ -207,10 +209,10 @@ Pool& pool_of_process() {
 }
 
 bool run_alone(void (*job)(const void*, std::int64_t), const void* context, std::int64_t pieces,
-               bool (*stop)()) {
-  for (std::int64_t piece = 0; piece < pieces; ++piece) {
-    if (piece && stop && stop()) return false;
-    job(context, piece);
+               bool from_end, bool (*stop)()) {
+  for (std::int64_t done = 0; done < pieces; ++done) {
+    if (done && stop && stop()) return false;
+    job(context, from_end ? pieces - 1 - done : done);
   }
   return true;
 }
@@ -239,17 +241,17 @@ int thread_index() {
 }
 
 bool run_pieces(void (*job)(const void* context, std::int64_t piece), const void* context,
-                std::int64_t pieces, int threads, bool (*stop)()) {
+                std::int64_t pieces, int threads, bool from_end, bool (*stop)()) {
   if (pieces < threads) threads = static_cast<int>(pieces);
   if (threads > kMostWorkers + 1) threads = kMostWorkers + 1;
-  if (threads <= 1 || inside) return run_alone(job, context, pieces, stop);
+  if (threads <= 1 || inside) return run_alone(job, context, pieces, from_end, stop);
   Pool& pool = pool_of_process();
   if (pool.busy.exchange(true, std::memory_order_acquire)) {
-    return run_alone(job, context, pieces, stop);
+    return run_alone(job, context, pieces, from_end, stop);
   }
 
   start_workers(pool, threads - 1);
-  pool.job = {job, context, threads};
+  pool.job = {job, context, threads, from_end};
   pool.threads.store(threads, std::memory_order_relaxed);
   for (int t = 0; t < threads; ++t) {
     const auto begin = static_cast<std::uint64_t>(pieces * t / threads);
