@@ -95,3 +95,14 @@ def test_the_cases_can_be_listed(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert all(line.startswith("softmax: ") for line in run.stdout.splitlines())
+
+
+def test_processes_are_timed_alone_and_together():
+    found = benchmarks.processes.measure(1, quick=True)
+    assert all(share > 0 for share in found.shares)
+    assert found.import_hotloop > 0
+    assert found.import_numpy > 0
+    assert [line.partition(":")[0] for line in found.lines()] == [
+        "two processes on the same cores, each multiplying 512x512x512 f32",
+        "import",
+    ]

@@ -24,9 +24,11 @@ class Device:
         if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
             raise ValueError(f'device: "cpu" or "cuda[:index]" is expected, got {name!r}')
         if kind == "cuda":
+            from . import cuda
+
             raise DeviceError(
-                f'device: a device of this installation is expected, got "{name}"; hotloop was '
-                'built without CUDA, use "cpu"'
+                f'device: a device of this installation is expected, got "{name}"; '
+                f'{cuda.unavailable_reason()}; use "cpu"'
             )
         self.type = kind
         self.index = int(number) if number else index

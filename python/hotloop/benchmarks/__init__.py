@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from . import processes
 from .case import CONTENDERS, Arrays, Build, Call, Case, Target
 from .cases import cases, families
 from .rivals import BenchError, rivals
@@ -30,6 +31,7 @@ __all__ = [
     "cases",
     "families",
     "main",
+    "processes",
     "rivals",
     "run",
 ]
@@ -50,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON")
     parser.add_argument("--markdown", metavar="FILE", help="write the table as bench/README.md")
     parser.add_argument("--summary", action="store_true", help="print the table in Markdown")
+    parser.add_argument(
+        "--processes", action="store_true", help="only: two processes at once, and the import"
+    )
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
 
 
@@ -78,6 +83,9 @@ def execute(options: argparse.Namespace) -> int:
         print("\n".join(case.key for case in table))
         return 0
     threads = options.threads or len(os.sched_getaffinity(0))
+    if options.processes:
+        print("\n".join(processes.measure(threads, options.quick).lines()))
+        return 0
     names = ["hotloop", *options.rivals.split(",")]
     with rivals(names, threads) as contenders:
         about = report.machine(contenders, threads)
@@ -110,7 +118,7 @@ def execute(options: argparse.Namespace) -> int:
             json.dump(report.as_json(rows, about), file, indent=1)
     if options.markdown:
         with open(options.markdown, "w", encoding="utf-8") as file:
-            file.write(report.markdown(rows, about))
+            file.write(report.markdown(rows, about, processes.measure(threads).lines()))
     return 0
 
 

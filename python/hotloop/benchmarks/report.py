@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 from .case import CONTENDERS
@@ -143,7 +144,7 @@ def headline(about: dict[str, Any]) -> str:
     )
 
 
-def markdown(rows: list[Row], about: dict[str, Any]) -> str:
+def markdown(rows: list[Row], about: dict[str, Any], processes: Sequence[str] = ()) -> str:
     """bench/README.md: the figures that were promised first, then every family."""
     parts = [
         "# The latest table",
@@ -159,6 +160,8 @@ def markdown(rows: list[Row], about: dict[str, Any]) -> str:
     promised = [row for row in rows if row.case.target is not None]
     if promised:
         parts += ["## Promised figures", _markdown_table(promised)]
+    if processes:
+        parts += ["## Processes", "\n".join(f"- {line}" for line in processes)]
     for family in dict.fromkeys(row.case.family for row in rows):
         parts += [f"## {family}", _markdown_table([r for r in rows if r.case.family == family])]
     failures = [f"- {row.case.key}: {text}" for row in rows for text in row.failures.values()]

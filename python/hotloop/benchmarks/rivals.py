@@ -72,18 +72,24 @@ class Rival:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def _ask(self, **command: Any) -> Any:
+    def _send(self, **command: Any) -> None:
         assert self._process.stdin is not None
         self._signal(signal.SIGCONT)
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+
+    def _receive(self) -> Any:
         try:
-            self._process.stdin.write(json.dumps(command) + "\n")
-            self._process.stdin.flush()
             answer = self._read()
         finally:
             self._signal(signal.SIGSTOP)
         if "error" in answer:
             raise BenchError(f"bench: {self.contender}: {answer['error']}")
         return answer["result"]
+
+    def _ask(self, **command: Any) -> Any:
+        self._send(**command)
+        return self._receive()
 
     def load(self, case: Case, result: str) -> None:
         """Builds the case and runs it once; the result goes to the file `result`."""
@@ -92,6 +98,15 @@ class Rival:
     def time(self, seconds: float) -> dict[str, float]:
         """Median seconds of a call, per variant."""
         times: dict[str, float] = self._ask(do="time", seconds=seconds)
+        return times
+
+    def begin(self, seconds: float) -> None:
+        """Starts what `time` does without waiting for it: other processes may run meanwhile."""
+        self._send(do="time", seconds=seconds)
+
+    def end(self) -> dict[str, float]:
+        """Waits for what `begin` started, and gives what `time` gives."""
+        times: dict[str, float] = self._receive()
         return times
 
     def close(self) -> None:
