@@ -1,6 +1,7 @@
 // Optimizer steps, norms and clipping: every slot is one array or a list of them. Everything is
 // checked before anything is written; then one launch over all tensors of a dtype.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 
