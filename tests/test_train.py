@@ -169,6 +169,32 @@ def test_evaluate_measures_what_is_asked_for():
     assert evaluate(model, (X, Y), metrics=[]) == {}
 
 
+def test_predict_packs_the_weights_and_forgets_them():
+    hl.seed(0)
+    model = nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 3, bias=False))
+    first = model[0]
+    x = np.random.default_rng(0).standard_normal((30, 20), np.float32)
+    used = []
+
+    def batches():
+        for start in range(0, 30, 10):
+            used.append(first._pack is not None and first._pack.stands_for(first.weight))
+            yield x[start : start + 10]
+            if start == 10:  # a change in between is seen
+                with hl.no_grad():
+                    first.weight.mul_(2.0)
+
+    got = predict(model, batches()).numpy()
+    assert used == [True, True, False]
+    assert first._pack is None
+    with hl.no_grad():
+        changed = model(hl.from_numpy(x)).numpy()
+        first.weight.mul_(0.5)
+        before = model(hl.from_numpy(x)).numpy()
+    np.testing.assert_allclose(got[:20], before[:20], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got[20:], changed[20:], rtol=1e-5, atol=1e-5)
+
+
 def test_predict():
     model = network(dropout=0.5)
     whole = predict(model, X)

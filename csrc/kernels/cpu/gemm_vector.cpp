@@ -124,6 +124,12 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     const std::int64_t first = block * g.column_block;
     const std::int64_t past = least(first + g.column_block, p.n);
     for (std::int64_t j = first; j < past;) {
+      // Two or three columns at the end go with those before them, which are not written again.
+      std::int64_t known = 0;
+      if (past - j < kDotColumns && past - j > 1 && past - first >= kDotColumns) {
+        known = kDotColumns - (past - j);
+        j -= known;
+      }
       const std::int64_t wide = past - j >= kDotColumns ? kDotColumns : 1;
       for (std::int64_t i = 0; i < p.m; i += kDotRows) {
         const std::int64_t high = least(kDotRows, p.m - i);
@@ -135,7 +141,7 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
         for (std::int64_t r = 0; r < high; ++r) {
           T* c = element<T>(p.c, batch, i + r, j);
           const T* d = beta != T(0) ? element<T>(p.d, batch, i + r, j) : nullptr;
-          for (std::int64_t s = 0; s < wide; ++s) {
+          for (std::int64_t s = known; s < wide; ++s) {
             T value = sums[r * wide + s] * alpha;
             if (bias) value += bias[j + s];
             if (d) value += beta * d[s];

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from .. import kernels
+from ..autograd import recording
 from ..creation import empty
-from ..ops.product import linear
+from ..ops.product import linear, linear_packed
 from ..tensor import Tensor
 from .checks import positive
 from .init import layer_default_
@@ -25,8 +29,39 @@ class Identity(Module):
         return input
 
 
+class _PackedWeight:
+    """A weight in the order in which products read it, and what it was made of."""
+
+    def __init__(self, weight: Parameter) -> None:
+        self.data, self.version = weight._data, weight._version[0]
+        self.pack = kernels.gemm_pack(weight._data, trans_b=True)
+
+    def stands_for(self, weight: Parameter) -> bool:
+        """False once the weight was replaced or written."""
+        return weight._data is self.data and weight._version[0] == self.version
+
+
+@contextmanager
+def packed_weights(model: Module) -> Iterator[None]:
+    """Inside, the linear layers of a model multiply by packed copies of their weights.
+
+    For many forward passes without a change of weights. A layer whose weight is changed meanwhile
+    goes back to it; at the end all copies are dropped.
+    """
+    layers = [module for module in model.modules() if isinstance(module, Linear)]
+    try:
+        for layer in layers:
+            layer._pack = _PackedWeight(layer.weight)
+        yield
+    finally:
+        for layer in layers:
+            layer._pack = None
+
+
 class Linear(Module):
     """input @ weight.T + bias: (..., in_features) to (..., out_features)."""
+
+    _pack: _PackedWeight | None = None  # inside packed_weights only
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = None
@@ -43,6 +78,9 @@ class Linear(Module):
         layer_default_(self.weight, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
+        pack = self._pack
+        if pack is not None and pack.stands_for(self.weight) and not recording(input, self.weight):
+            return linear_packed(input, pack.pack, self.bias)
         return linear(input, self.weight, self.bias)
 
     def extra_repr(self) -> str:

@@ -14,6 +14,7 @@ from .common import Array, is_float, operands, tensor_of, unbroadcast
 from .shape import reshape, squeeze, unsqueeze
 
 if TYPE_CHECKING:
+    from .._core import GemmPack
     from ..tensor import Tensor
 
 __all__ = ["bmm", "dot", "linear", "matmul", "mm", "outer"]
@@ -121,6 +122,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     elif recording(weight, bias, input):
         return record(out, _linear_backward, (input, weight, bias), (xa, wa), (input, weight))
     return wrap(out)
+
+
+def linear_packed(input: Tensor, pack: GemmPack, bias: Tensor | None) -> Tensor:
+    """`linear` with weights that `kernels.gemm_pack` has packed; nothing is recorded."""
+    return wrap(kernels.linear(input._data, pack, None if bias is None else bias._data))
 
 
 def _linear_of_any_rank(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

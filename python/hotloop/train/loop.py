@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from hotloop.autograd import no_grad
 from hotloop.creation import from_numpy
 from hotloop.data import DataLoader, TensorDataset
 from hotloop.metrics import Mean, Metric
+from hotloop.nn.linear import packed_weights
+from hotloop.nn.module import Module
 from hotloop.tensor import Tensor
 from hotloop.train.batches import as_batches, pairs, rows, tensor_of
 from hotloop.train.history import History
@@ -246,7 +248,7 @@ def predict(model: Any, data: Any, *, batch_size: int = 256) -> Tensor:
         data = DataLoader(TensorDataset(tensor), batch_size)
     batches = as_batches("predict", data, batch_size, shuffle=False)
     parts = []
-    with _mode(model, training=False), no_grad():
+    with _mode(model, training=False), no_grad(), _packed(model):
         for index, batch in enumerate(batches):
             x = tensor_of(batch[0] if isinstance(batch, tuple | list) else batch)
             rows("predict", x, index)
@@ -254,6 +256,11 @@ def predict(model: Any, data: Any, *, batch_size: int = 256) -> Tensor:
     if not parts:
         raise ValueError("predict: the data must give at least one batch, got none; check it")
     return from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
+def _packed(model: Any) -> AbstractContextManager[None]:
+    """Weights packed once for all batches, where the model is one of ours."""
+    return packed_weights(model) if isinstance(model, Module) else nullcontext()
 
 
 @contextmanager
