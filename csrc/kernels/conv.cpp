@@ -16,46 +16,66 @@ struct PassWeights {
   std::int64_t stride_plane, stride_row, stride_col, stride_channel, stride_column, stride_group;
 };
 
-void pack_weights(DType dtype, const PassWeights& w, const PassAxes& axes, std::int64_t channels,
-                  std::int64_t groups, const ConvColumns& columns, void* packed) {
-  Table term;
-  for (const std::int64_t plane : axes.planes.tap) {
-    for (const std::int64_t row : axes.rows.tap) {
-      for (const std::int64_t col : axes.cols.tap) {
-        const std::int64_t at = plane * w.stride_plane + row * w.stride_row + col * w.stride_col;
-        for (std::int64_t channel = 0; channel < channels; ++channel) {
-          term.push_back(at + channel * w.stride_channel);
+// Terms per run: a panel of 64 columns stays in half of L2, rows of a tile in L1.
+constexpr std::int64_t kRunBytes = 2048;
+
+// Terms in the order of the sum: runs of channels, all taps of each, tap by tap.
+template <class Body>
+void each_term(const PassAxes& axes, std::int64_t channels, std::int64_t run_channels, Body body) {
+  for (std::int64_t first = 0; first < channels; first += run_channels) {
+    const std::int64_t last = std::min(first + run_channels, channels);
+    std::int64_t tap = 0;
+    for (const std::int64_t plane : axes.planes.tap) {
+      for (const std::int64_t row : axes.rows.tap) {
+        for (const std::int64_t col : axes.cols.tap) {
+          for (std::int64_t channel = first; channel < last; ++channel) {
+            body(tap, plane, row, col, channel);
+          }
+          ++tap;
         }
       }
     }
   }
+}
+
+// Where the terms lie in the weights, and what packs them.
+struct PackPlan {
+  Table term, order;
+  ConvPackArgs args;
+};
+
+void plan_pack(DType dtype, const PassWeights& w, const PassAxes& axes, std::int64_t channels,
+               std::int64_t run_channels, std::int64_t groups, const ConvColumns& columns,
+               void* packed, PackPlan& plan) {
+  Table& term = plan.term;
+  each_term(axes, channels, run_channels,
+            [&](std::int64_t, std::int64_t plane, std::int64_t row, std::int64_t col,
+                std::int64_t channel) {
+              term.push_back(plane * w.stride_plane + row * w.stride_row + col * w.stride_col +
+                             channel * w.stride_channel);
+            });
   const std::int64_t depth = static_cast<std::int64_t>(term.size());
-  if (depth == 0) return;
   // Reading w as it lies keeps its cache lines: the taps of a channel one after the other where
   // they are closer than the channels; backwards where the taps are turned.
-  const std::int64_t taps = depth / channels;
-  const bool backwards = term[0] > term[static_cast<std::size_t>(depth - channels)];
-  Table order;
+  const std::int64_t taps = axes.taps();
+  Table& order = plan.order;
   order.reserve(term.size());
-  const auto tap_at = [&](std::int64_t tap) { return backwards ? taps - 1 - tap : tap; };
-  if (w.stride_channel > w.stride_col) {
-    for (std::int64_t channel = 0; channel < channels; ++channel) {
-      for (std::int64_t tap = 0; tap < taps; ++tap) {
-        order.push_back(tap_at(tap) * channels + channel);
-      }
-    }
-  } else {
-    for (std::int64_t tap = 0; tap < taps; ++tap) {
-      for (std::int64_t channel = 0; channel < channels; ++channel) {
-        order.push_back(tap_at(tap) * channels + channel);
-      }
+  for (std::int64_t first = 0; first < channels && taps > 0; first += run_channels) {
+    const std::int64_t count = std::min(run_channels, channels - first), begin = first * taps;
+    const bool backwards = term[static_cast<std::size_t>(begin)] >
+                           term[static_cast<std::size_t>(begin + (taps - 1) * count)];
+    const auto tap_at = [&](std::int64_t tap) { return backwards ? taps - 1 - tap : tap; };
+    const bool by_channel = w.stride_channel > w.stride_col;
+    for (std::int64_t step = 0; step < taps * count; ++step) {
+      const std::int64_t channel = by_channel ? step / taps : step % count;
+      const std::int64_t tap = tap_at(by_channel ? step % taps : step / count);
+      order.push_back(begin + tap * count + channel);
     }
   }
-  const ConvPackArgs args{dtype, w.data, term.data(),    order.data(),    dense_run(term, order),
-                          depth, groups, w.stride_group, w.stride_column, columns,
-                          packed};
-  const std::int64_t units = groups * columns.panels * ceil_div(depth, kPackRun);
-  launch(conv_pack_kernel(), args, {.units = units, .grain = 2});
+  plan.args = {
+      dtype, w.data, term.data(),    order.data(),    depth > 0 ? dense_run(term, order) : 1,
+      depth, groups, w.stride_group, w.stride_column, columns,
+      packed};
 }
 
 // Bias into whole blocks per group, zeros behind it; all zeros without one.
@@ -73,6 +93,8 @@ void pack_bias(DType dtype, const ConvEpilogue& epilogue, std::int64_t groups,
     }
   }
 }
+
+constexpr std::int64_t kSlabsPackedLate = 2;
 
 struct Destination {
   void* data;
@@ -96,23 +118,40 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
                                    pixel_work, pack_groups * columns.panels);
   const ConvSlab& slab = plan.slab;
 
+  // Runs of channels, as even as they can be.
+  const std::int64_t item = bytes_of(dtype);
+  const std::int64_t runs =
+      depthwise ? 1
+                : std::min(channels, ceil_div(std::max<std::int64_t>(depth * item, 1), kRunBytes));
+  const std::int64_t run_channels = ceil_div(channels, runs);
+  // Where a panel is read by a slab or two only, it is packed run by run into the cache of the one
+  // who reads it: packing it all first costs a trip through memory.
+  const bool pack_late = !depthwise && depth > 0 && slab.count <= kSlabsPackedLate;
+
   const std::int64_t sizes[] = {pack_groups, columns.blocks, depth + 1};
   checked_product("conv2d", sizes, 3, kBlockBytes);
   const std::int64_t bias_bytes = pack_groups * columns.blocks * kBlockBytes;
-  const Scratch packed(static_cast<std::size_t>(bias_bytes * (depth + 1)));
+  const Scratch packed(static_cast<std::size_t>(bias_bytes * (pack_late ? 1 : depth + 1)));
   char* const packed_bias = packed.as<char>();
   char* const packed_weights = packed_bias + bias_bytes;
   pack_bias(dtype, epilogue, pack_groups, columns, packed_bias);
   PassWeights w = weights;
   if (depthwise) w.stride_column = weights.stride_group;
-  pack_weights(dtype, w, axes, channels, pack_groups, columns, packed_weights);
+  PackPlan pack;
+  plan_pack(dtype, w, axes, channels, run_channels, pack_groups, columns, packed_weights, pack);
+  if (!pack_late) {
+    const std::int64_t units = pack_groups * columns.panels * ceil_div(depth, kPackRun);
+    launch(conv_pack_kernel(), pack.args, {.units = units, .grain = 2});
+  }
 
   const Table offsets = tap_offsets(slab, axes, source.channels);
   Table tap;
   tap.reserve(static_cast<std::size_t>(depth));
-  for (const std::int64_t offset : offsets) {
-    for (std::int64_t channel = 0; channel < channels; ++channel) tap.push_back(offset + channel);
-  }
+  each_term(
+      axes, channels, run_channels,
+      [&](std::int64_t index, std::int64_t, std::int64_t, std::int64_t, std::int64_t channel) {
+        tap.push_back(offsets[static_cast<std::size_t>(index)] + channel);
+      });
   Table first_taps, last_taps;
   for (std::int64_t row = 0; row < rows.count; ++row) {
     const std::int64_t at = rows.first + row * rows.step;
@@ -147,11 +186,14 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   }
   const std::int64_t units = slab.count * splits;
   Split split = split_for(units, work / static_cast<double>(units), problem.interruptible);
-  const std::int64_t item = bytes_of(dtype);
   const ConvRowTaps row_taps =
       depthwise ? plan_row_taps(source, axes, cols.out_step * y.stride_w) : ConvRowTaps{};
   const bool in_place = slab.direct || row_taps.count > 0;
-  const ThreadScratch scratch(in_place ? 0 : slab.size * item, is_parallel(split));
+  const std::int64_t slab_bytes =
+      in_place ? 0 : ceil_div(slab.size * item, kBlockBytes) * kBlockBytes;
+  const std::int64_t panel_bytes = ceil_div(columns.blocks, columns.panels) * kBlockBytes;
+  const std::int64_t run_bytes = pack_late ? axes.taps() * run_channels * panel_bytes : 0;
+  const ThreadScratch scratch(slab_bytes + run_bytes, is_parallel(split));
   split.max_threads = scratch.threads;
 
   ConvTilesArgs args{};
@@ -163,7 +205,10 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   args.stride_group = channels;
   args.first_taps = first_taps.data();
   args.last_taps = last_taps.data();
-  args.taps_depth = cols.taps() * channels;
+  args.taps = axes.taps(), args.taps_w = cols.taps();
+  args.channels = channels, args.run_channels = run_channels;
+  args.pack = pack_late ? &pack.args : nullptr;
+  args.pack_at = slab_bytes;
   args.columns = columns;
   args.splits = splits;
   args.weights = packed_weights;

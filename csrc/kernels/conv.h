@@ -51,6 +51,7 @@ struct ConvScratch {
 
 // For a depthwise convolution that reads rows in place: its rows of taps, three taps side by side
 // in each.
+inline constexpr std::int64_t kMaxRowTaps = 8;
 struct ConvRowTaps {
   std::int64_t count;         // rows of taps; 0: tables of offsets serve
   const std::int64_t* shift;  // [count]: source rows from the first of an output pixel
@@ -76,15 +77,17 @@ struct ConvTilesArgs {
   ConvSlab slab;
   const std::int64_t* tap;                   // [depth]
   std::int64_t depth, groups, stride_group;  // of the source, from group to group
-  // Rows of taps that meet the image, [out_h] each, and terms per row of taps: what only meets the
-  // padding is left out.
+  // The sum runs over `run_channels` channels at a time, all taps of each: k = (run, tap, channel).
+  std::int64_t taps, taps_w, channels, run_channels;
+  // Rows of taps that meet the image, [out_h] each: what only meets the padding is left out.
   const std::int64_t *first_taps, *last_taps;
-  std::int64_t taps_depth;
   ConvColumns columns;
   std::int64_t splits;
-  const void* weights;  // packed
-  const void* bias;     // [groups][blocks], zeros where there is none
-  void* y;              // channels dense; strides in elements of one step of out_h, out_w
+  const void* weights;       // packed, or
+  const ConvPackArgs* pack;  // what packs a run when it is needed, `pack_at` bytes into scratch
+  std::int64_t pack_at;
+  const void* bias;  // [groups][blocks], zeros where there is none
+  void* y;           // channels dense; strides in elements of one step of out_h, out_w
   std::int64_t y_stride_n, y_stride_d, y_stride_h;
   const std::int64_t* y_pixel;  // like slab.pixel
   ConvRowTaps row_taps;

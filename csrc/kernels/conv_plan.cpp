@@ -2,6 +2,7 @@
 #include "kernels/driver/conv_plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/errors.h"
 
@@ -191,6 +192,7 @@ ConvRowTaps plan_row_taps(const Source& source, const PassAxes& axes, std::int64
   const AxisPlan& cols = axes.cols;
   const bool three = cols.shift == Table{0, 1, 2} && (cols.step == 1 || cols.step == 2);
   if (!three || source.d != 1 || axes.planes.taps() != 1 || source.stride_c != 1) return {};
+  if (axes.rows.taps() > kMaxRowTaps) return {};
   return {axes.rows.taps(), axes.rows.shift.data(), cols.step, y_step};
 }
 
@@ -198,7 +200,7 @@ std::int64_t dense_run(const Table& term, const Table& order) {
   const auto at = [&](std::size_t step) { return term[static_cast<std::size_t>(order[step])]; };
   std::size_t run = 1;
   while (run < order.size() && at(run) == at(run - 1) + 1) ++run;
-  if (order.size() % run != 0) return 1;
+  run = std::gcd(run, order.size());  // runs of channels may differ in length
   for (std::size_t step = 1; step < order.size(); ++step) {
     if (step % run != 0 && at(step) != at(step - 1) + 1) return 1;
   }

@@ -12,10 +12,6 @@
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
 
-// Terms per run: a panel of 64 columns stays in half of L2, rows of a tile in L1.
-template <class T>
-constexpr std::int64_t kTermRun = 2048 / static_cast<std::int64_t>(sizeof(T));
-
 struct PanelPlace {
   std::int64_t group, block, blocks, columns;
 };
@@ -49,47 +45,54 @@ template <class T>
   }
 }
 
+// Terms [first, last), by their place in w, of one panel; its term 0 would lie at `panel`.
+template <class T>
+void pack_terms(const ConvPackArgs& args, const PanelPlace& place, std::int64_t first,
+                std::int64_t last, T* panel) {
+  constexpr int kLanes = Vec<T>::lanes;
+  const bool turned = args.dense >= 4 && args.stride_column != 1;
+  const std::int64_t width = place.blocks * kBlock<T>;
+  const T* w = static_cast<const T*>(args.w) + place.group * args.stride_group +
+               place.block * kBlock<T> * args.stride_column;
+  for (std::int64_t step = first; step < last;) {
+    std::int64_t count = 1;
+    if (turned) {
+      count = args.dense - step % args.dense;
+      if (count > last - step) count = last - step;
+      if (count > kLanes) count = kLanes;
+    }
+    const T* from = w + args.term[args.order[step]];
+    for (std::int64_t column = 0; column < width; column += kLanes) {
+      const std::int64_t rest = place.columns - column;
+      const int lanes = rest >= kLanes ? kLanes : rest > 0 ? static_cast<int>(rest) : 0;
+      const T* at = from + column * args.stride_column;
+      T* to = panel + column;
+      if (turned) {
+        pack_block(at, args.stride_column, lanes, to, args.order + step, static_cast<int>(count),
+                   width);
+        continue;
+      }
+      Vec<T> values = simd::zero<T>();
+      if (lanes > 0 && args.stride_column == 1) values = simd::load_n(at, lanes);
+      if (lanes > 0 && args.stride_column != 1) {
+        values = simd::load_strided(at, args.stride_column, lanes);
+      }
+      simd::store(to + args.order[step] * width, values);
+    }
+    step += count;
+  }
+}
+
 template <class T>
 void pack_body(const ConvPackArgs& args, std::int64_t begin, std::int64_t end) {
-  constexpr int kLanes = Vec<T>::lanes;
   const std::int64_t runs = (args.depth + kPackRun - 1) / kPackRun;
-  const bool turned = args.dense >= 4 && args.stride_column != 1;
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const PanelPlace place = panel_place<T>(args.columns, unit / runs);
-    const std::int64_t width = place.blocks * kBlock<T>;
     const std::int64_t first = unit % runs * kPackRun;
     const std::int64_t last = first + kPackRun < args.depth ? first + kPackRun : args.depth;
     T* panel = static_cast<T*>(args.packed) +
                (place.group * args.columns.blocks + place.block) * kBlock<T> * args.depth;
-    const T* w = static_cast<const T*>(args.w) + place.group * args.stride_group +
-                 place.block * kBlock<T> * args.stride_column;
-    for (std::int64_t step = first; step < last;) {
-      std::int64_t count = 1;
-      if (turned) {
-        count = args.dense - step % args.dense;
-        if (count > last - step) count = last - step;
-        if (count > kLanes) count = kLanes;
-      }
-      const T* from = w + args.term[args.order[step]];
-      for (std::int64_t column = 0; column < width; column += kLanes) {
-        const std::int64_t rest = place.columns - column;
-        const int lanes = rest >= kLanes ? kLanes : rest > 0 ? static_cast<int>(rest) : 0;
-        const T* at = from + column * args.stride_column;
-        T* to = panel + column;
-        if (turned) {
-          pack_block(at, args.stride_column, lanes, to, args.order + step, static_cast<int>(count),
-                     width);
-          continue;
-        }
-        Vec<T> values = simd::zero<T>();
-        if (lanes > 0 && args.stride_column == 1) values = simd::load_n(at, lanes);
-        if (lanes > 0 && args.stride_column != 1) {
-          values = simd::load_strided(at, args.stride_column, lanes);
-        }
-        simd::store(to + args.order[step] * width, values);
-      }
-      step += count;
-    }
+    pack_terms(args, place, first, last, panel);
   }
 }
 
@@ -100,13 +103,21 @@ void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabP
   constexpr int kLanes = Vec<T>::lanes;
   const std::int64_t width = place.blocks * kBlock<T>;
   const std::int64_t packed_at = (place.group * args.columns.blocks + place.block) * kBlock<T>;
-  const T* weights = static_cast<const T*>(args.weights) + packed_at * args.depth;
+  T* const late =
+      args.pack ? own_scratch<T>(args.scratch) + args.pack_at / static_cast<std::int64_t>(sizeof(T))
+                : nullptr;
   const T* bias = static_cast<const T*>(args.bias) + packed_at;
   ConvTile<T> tile;
   tile.b_step = width;
-  std::int64_t run = 0;
-  do {
-    const std::int64_t run_end = args.depth - run < kTermRun<T> ? args.depth : run + kTermRun<T>;
+  for (std::int64_t channel = 0; channel < args.channels; channel += args.run_channels) {
+    const std::int64_t left = args.channels - channel;
+    const std::int64_t channels = left < args.run_channels ? left : args.run_channels;
+    const std::int64_t run = channel * args.taps, row_depth = args.taps_w * channels;
+    const T* weights = static_cast<const T*>(args.weights) + packed_at * args.depth;
+    if (late) {
+      pack_terms(*args.pack, place, run, run + args.taps * channels, late - run * width);
+      weights = late - run * width;
+    }
     for (std::int64_t column = 0; column < place.columns; column += kConvVectors * kLanes) {
       tile.columns = place.columns - column;
       const std::int64_t needed = (tile.columns + kLanes - 1) / kLanes;
@@ -117,7 +128,7 @@ void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabP
       for (std::int64_t pixel = 0; pixel < part.pixels; pixel += most) {
         const int rows = part.pixels - pixel < most ? static_cast<int>(part.pixels - pixel) : most;
         // The first row of the tile meets the last taps, its last row the first ones.
-        std::int64_t k_end = args.last_taps[part.row + walk.row] * args.taps_depth;
+        const std::int64_t k_end = run + args.last_taps[part.row + walk.row] * row_depth;
         std::int64_t last_row = 0;
         for (int i = 0; i < rows; ++i) {
           const std::int64_t index = walk.index();
@@ -126,19 +137,16 @@ void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabP
           last_row = walk.row;
           walk.step();
         }
-        std::int64_t k = args.first_taps[part.row + last_row] * args.taps_depth;
-        if (k < run) k = run;
-        if (k_end > run_end) k_end = run_end;
+        const std::int64_t k = run + args.first_taps[part.row + last_row] * row_depth;
         if (k >= k_end && run > 0) continue;
-        tile.depth = k_end - k;  // none for a pixel whose taps all lie outside
+        tile.depth = k_end > k ? k_end - k : 0;  // none for a pixel whose taps all lie outside
         tile.offset = args.tap + k;
         tile.b = weights + k * width + column;
         if (rows < most) fill_rows(tile, rows);
         run_conv_tile(tile, rows, vectors);
       }
     }
-    run = run_end;
-  } while (run < args.depth);
+  }
   if (args.activation == Activation::none) return;
   for (std::int64_t pixel = 0; pixel < part.pixels; ++pixel) {
     activate_row(args.activation, args.activation_alpha, y + args.y_pixel[pixel], place.columns);

@@ -39,11 +39,14 @@ struct RowBlock {
   std::int64_t y_step, pixels;
 };
 
-// kBlockPixels output pixels, one vector of channels from c on. Edge: columns outside the image are
-// zeros, and fewer pixels may be wanted.
-template <class T, int Step, bool Edge, bool Whole>
-inline void block_of_pixels(const ConvTilesArgs& args, const RowTaps& taps,
-                            const RowBlock<T>& block, std::int64_t c, int lanes) {
+// Which columns of a block may lie outside the image, and are zeros: none, the first, the last, or
+// any of them, where fewer pixels may be wanted too.
+enum class Edge { none, first, last, any };
+
+// kBlockPixels output pixels, one vector of channels from c on.
+template <class T, int Step, Edge edge, bool Whole>
+HOTLOOP_SIMD void block_of_pixels(const ConvTilesArgs& args, const RowTaps& taps,
+                                  const RowBlock<T>& block, std::int64_t c, int lanes) {
   using V = Vec<T>;
   constexpr int kColumns = (kBlockPixels - 1) * Step + kTaps;
   const std::int64_t pitch = args.columns.blocks * kBlock<T>;
@@ -58,10 +61,12 @@ inline void block_of_pixels(const ConvTilesArgs& args, const RowTaps& taps,
     V column[kColumns];
 #pragma GCC unroll 9
     for (int q = 0; q < kColumns; ++q) {
+      const bool inside =
+          edge == Edge::any
+              ? block.column + q >= 0 && block.column + q < args.slab.w
+              : !(edge == Edge::first && q == 0) && !(edge == Edge::last && q == kColumns - 1);
       column[q] = simd::zero<T>();
-      if (!Edge || (block.column + q >= 0 && block.column + q < args.slab.w)) {
-        column[q] = load_lanes<T, Whole>(x + q * step, lanes);
-      }
+      if (inside) column[q] = load_lanes<T, Whole>(x + q * step, lanes);
     }
 #pragma GCC unroll 3
     for (int j = 0; j < kTaps; ++j) {
@@ -74,30 +79,33 @@ inline void block_of_pixels(const ConvTilesArgs& args, const RowTaps& taps,
   }
 #pragma GCC unroll 4
   for (int p = 0; p < kBlockPixels; ++p) {
-    if (Edge && p >= block.pixels) continue;
+    if (edge == Edge::any && p >= block.pixels) continue;
     T* y = block.y + p * block.y_step + c;
     Whole ? simd::store(y, sum[p]) : simd::store_n(y, sum[p], lanes);
   }
 }
 
 // The same for all channels.
-template <class T, int Step, bool Edge>
+template <class T, int Step, Edge edge>
 [[gnu::noinline]] void channels_of_pixels(const ConvTilesArgs& args, const RowTaps& taps,
                                           const RowBlock<T>& block) {
   constexpr int kLanes = Vec<T>::lanes;
   std::int64_t c = 0;
   for (; c + kLanes <= args.columns.columns; c += kLanes) {
-    block_of_pixels<T, Step, Edge, true>(args, taps, block, c, kLanes);
+    block_of_pixels<T, Step, edge, true>(args, taps, block, c, kLanes);
   }
   const int rest = static_cast<int>(args.columns.columns - c);
-  if (rest > 0) block_of_pixels<T, Step, Edge, false>(args, taps, block, c, rest);
+  if (rest > 0) block_of_pixels<T, Step, edge, false>(args, taps, block, c, rest);
 }
 
 template <class T, int Step>
 void forward_row(const ConvTilesArgs& args, const T* image, std::int64_t row, T* y) {
   const ConvSlab& slab = args.slab;
   const RowTaps taps = row_taps(slab, args.row_taps, row);
-  for (std::int64_t col = 0; col < slab.out_w; col += kBlockPixels) {
+  for (std::int64_t start = 0; start < slab.out_w; start += kBlockPixels) {
+    // The last block reaches back to be a whole one: a pixel computed twice is the same twice.
+    std::int64_t col = start;
+    if (col > 0 && col + kBlockPixels > slab.out_w) col = slab.out_w - kBlockPixels;
     const std::int64_t column = col * Step + slab.left;
     const RowBlock<T> block{image + column * slab.stride_w,
                             column,
@@ -105,11 +113,15 @@ void forward_row(const ConvTilesArgs& args, const T* image, std::int64_t row, T*
                             y + col * args.row_taps.y_step,
                             args.row_taps.y_step,
                             slab.out_w - col};
-    if (column >= 0 && column + (kBlockPixels - 1) * Step + kTaps <= slab.w &&
-        block.pixels >= kBlockPixels) {
-      channels_of_pixels<T, Step, false>(args, taps, block);
+    const std::int64_t beyond = column + (kBlockPixels - 1) * Step + kTaps - slab.w;
+    if (block.pixels < kBlockPixels || column < -1 || beyond > 1 || (column < 0 && beyond > 0)) {
+      channels_of_pixels<T, Step, Edge::any>(args, taps, block);
+    } else if (column < 0) {
+      channels_of_pixels<T, Step, Edge::first>(args, taps, block);
+    } else if (beyond > 0) {
+      channels_of_pixels<T, Step, Edge::last>(args, taps, block);
     } else {
-      channels_of_pixels<T, Step, true>(args, taps, block);
+      channels_of_pixels<T, Step, Edge::none>(args, taps, block);
     }
   }
   if (args.activation == Activation::none) return;
@@ -144,7 +156,7 @@ template <class T, int Step, int Rows, bool Whole>
                                 T* partial, int lanes) {
   using V = Vec<T>;
   const std::int64_t width = args.slab.w, stride = args.slab.stride_w;
-  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  constexpr std::int64_t pitch = V::lanes;
   const std::int64_t dy_step = args.dy_stride_w;
   const T* row[Rows];
   V sum[Rows][kTaps], left[Rows], middle[Rows];
@@ -189,40 +201,54 @@ template <class T, int Step, int Rows, bool Whole>
   }
 }
 
-// Up to three rows of taps, one vector of channels.
+// All rows of a part, one vector of channels: its sums stay in L1 meanwhile.
 template <class T, int Step, bool Whole>
-inline void row_of_sums(const ConvWeightArgs& args, const RowTaps& taps, const T* image,
-                        const T* dy, T* partial, int lanes) {
+[[gnu::noinline]] void part_sums(const ConvWeightArgs& args, const SlabPart& part, std::int64_t c,
+                                 T* partial, int lanes) {
+  constexpr std::int64_t kLanes = Vec<T>::lanes;
+  const ConvSlab& slab = args.slab;
   const std::int64_t pitch = args.columns.blocks * kBlock<T>;
-  for (std::int64_t tap = taps.first; tap < taps.last; tap += 3) {
-    const T* rows[3];
-    for (int i = 0; i < 3; ++i) {
-      const std::int64_t own = tap + i < taps.last ? tap + i : taps.last - 1;
-      rows[i] = image + (taps.top + args.row_taps.shift[own]) * args.slab.stride_h;
+  T sums[kMaxRowTaps * kTaps * kLanes];
+  for (std::int64_t t = 0; t < args.taps; ++t) {
+    simd::store(sums + t * kLanes, simd::load(partial + t * pitch));
+  }
+  for (std::int64_t at = 0; at < part.images * part.rows; ++at) {
+    const std::int64_t image = part.image + at / part.rows, row = part.row + at % part.rows;
+    const T* x = static_cast<const T*>(slab.data) + image * slab.stride_n + c;
+    const T* dy =
+        static_cast<const T*>(args.dy) + image * args.dy_stride_n + row * args.dy_stride_h + c;
+    const RowTaps taps = row_taps(slab, args.row_taps, row);
+    for (std::int64_t tap = taps.first; tap < taps.last; tap += 3) {
+      const std::int64_t left = taps.last - tap;
+      const T* rows[3];
+      for (int i = 0; i < 3; ++i) {
+        const std::int64_t own = i < left ? tap + i : taps.last - 1;
+        rows[i] = x + (taps.top + args.row_taps.shift[own]) * slab.stride_h;
+      }
+      T* to = sums + tap * kTaps * kLanes;
+      if (left >= 3) {
+        row_sums<T, Step, 3, Whole>(args, rows, dy, to, lanes);
+      } else if (left == 2) {
+        row_sums<T, Step, 2, Whole>(args, rows, dy, to, lanes);
+      } else {
+        row_sums<T, Step, 1, Whole>(args, rows, dy, to, lanes);
+      }
     }
-    T* to = partial + tap * kTaps * pitch;
-    const std::int64_t left = taps.last - tap;
-    if (left >= 3) {
-      row_sums<T, Step, 3, Whole>(args, rows, dy, to, lanes);
-    } else if (left == 2) {
-      row_sums<T, Step, 2, Whole>(args, rows, dy, to, lanes);
-    } else {
-      row_sums<T, Step, 1, Whole>(args, rows, dy, to, lanes);
-    }
+  }
+  for (std::int64_t t = 0; t < args.taps; ++t) {
+    simd::store(partial + t * pitch, simd::load(sums + t * kLanes));
   }
 }
 
 template <class T, int Step>
-void weight_row(const ConvWeightArgs& args, const T* image, std::int64_t row, const T* dy,
-                T* partial) {
+void add_part(const ConvWeightArgs& args, const SlabPart& part, T* partial) {
   constexpr int kLanes = Vec<T>::lanes;
-  const RowTaps taps = row_taps(args.slab, args.row_taps, row);
   std::int64_t c = 0;
   for (; c + kLanes <= args.columns.columns; c += kLanes) {
-    row_of_sums<T, Step, true>(args, taps, image + c, dy + c, partial + c, kLanes);
+    part_sums<T, Step, true>(args, part, c, partial + c, kLanes);
   }
   const int rest = static_cast<int>(args.columns.columns - c);
-  if (rest > 0) row_of_sums<T, Step, false>(args, taps, image + c, dy + c, partial + c, rest);
+  if (rest > 0) part_sums<T, Step, false>(args, part, c, partial + c, rest);
 }
 
 template <class T>
@@ -237,16 +263,10 @@ void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t en
         first + args.chunk_slabs < slab.count ? first + args.chunk_slabs : slab.count;
     for (std::int64_t index = first; index < last; ++index) {
       const SlabPart part = slab_part(slab, index);
-      for (std::int64_t at = 0; at < part.images * part.rows; ++at) {
-        const std::int64_t image = part.image + at / part.rows, row = part.row + at % part.rows;
-        const T* x = static_cast<const T*>(slab.data) + image * slab.stride_n;
-        const T* dy =
-            static_cast<const T*>(args.dy) + image * args.dy_stride_n + row * args.dy_stride_h;
-        if (args.row_taps.step == 1) {
-          weight_row<T, 1>(args, x, row, dy, partial);
-        } else {
-          weight_row<T, 2>(args, x, row, dy, partial);
-        }
+      if (args.row_taps.step == 1) {
+        add_part<T, 1>(args, part, partial);
+      } else {
+        add_part<T, 2>(args, part, partial);
       }
     }
   }
