@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 # A store of a whole vector register to the stack.
-_SPILL = re.compile(r"\bv?mov[au]p[sd]\s+%[yz]mm\d+,\s*-?(0x)?[0-9a-f]*\(%r[sb]p", re.I)
+_SPILL = re.compile(
+    r"\bv?mov(?:[au]p[sd]|dq[au](?:8|16|32|64)?)\s+%[yz]mm\d+,\s*-?(0x)?[0-9a-f]*\(%r[sb]p", re.I
+)
 _FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 # Functions that must keep their accumulators in registers.
 _TILE = re.compile(r"tile_loop")

@@ -53,7 +53,8 @@ constexpr DTypes dtypes(Each... each) {
 }
 inline constexpr DTypes kFloats = dtypes(DType::f32, DType::f64);
 const char* dtype_name(DType dtype);
-py::dtype numpy_dtype(DType dtype);  // bf16: ml_dtypes', seen in an argument before
+std::string dtype_names(DTypes set);  // "float32 or float64"
+py::dtype numpy_dtype(DType dtype);   // bf16: ml_dtypes', seen in an argument before
 // The dtype of an ndarray that some kernel takes; false for other dtypes and other objects.
 bool find_dtype(py::handle object, DType* dtype);
 std::string shape_text(const Shape& shape);
@@ -126,6 +127,9 @@ class Output {
   Output() = default;
   void take(const char* op, py::handle out, DType dtype, const Shape& shape);
 };
+
+// The dtype of a given out; DTypeError where it is none of those allowed.
+DType output_dtype(const char* op, py::handle out, DTypes allowed);
 
 enum class Overlap { forbidden, same_allowed };
 // Raises OutputError when out shares memory with an input; same_allowed: being the same view is

@@ -10,6 +10,7 @@
 #include "bindings/activation.h"
 #include "bindings/array.h"
 #include "bindings/dims.h"
+#include "bindings/dot.h"
 #include "bindings/gil.h"
 
 namespace hotloop {
@@ -279,12 +280,16 @@ py::object gemm_of(py::handle a_object, py::handle b_object, bool trans_a, bool 
 
 // Without an epilogue: five arguments cost 50 ns less than ten.
 py::object gemm_call(py::handle a, py::handle b, bool trans_a, bool trans_b, py::handle out) {
+  if (is_bf16(a)) return gemm_bf16(a, b, trans_a, trans_b, out);
   return gemm_of(a, b, trans_a, trans_b, Epilogue{}, out);
 }
 
 py::object gemm_epilogue_call(py::handle a, py::handle b, bool trans_a, bool trans_b,
                               py::handle out, py::handle bias, py::handle residual, double alpha,
                               double beta, py::handle activation) {
+  if (is_bf16(a)) {
+    return gemm_bf16(a, b, trans_a, trans_b, out, bias, residual, alpha, beta, activation);
+  }
   Epilogue epilogue;
   epilogue.alpha = alpha;
   epilogue.beta = beta;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bindings/array.h"
+#include "kernels/dot.h"
 
 namespace hotloop {
 
@@ -62,6 +63,15 @@ double fma(double flops, bool is_double) {
   return static_cast<double>(units * kProbeFlops);
 }
 
+// Likewise of dot products: of bf16, or of bytes.
+double dot(double flops, bool of_bytes) {
+  const auto units = static_cast<std::int64_t>(flops / static_cast<double>(kProbeDotFlops)) + 1;
+  std::vector<double> sink(static_cast<std::size_t>(units));
+  run(of_bytes ? quant_probe_kernel() : gemm_bf16_probe_kernel(), ProbeDotArgs{sink.data()},
+      {.units = units, .grain = 1});
+  return static_cast<double>(units * kProbeDotFlops);
+}
+
 double fma_peak(double seconds, bool is_double) {
   using Clock = std::chrono::steady_clock;
   double done = 0, elapsed = 0;
@@ -116,6 +126,7 @@ void bind_probe(py::module_& m) {
         py::arg("is_double"), py::arg("stride") = 1, py::arg("count") = 0);
   m.def("probe_fma", &fma, py::arg("flops"), py::arg("is_double") = false);
   m.def("probe_fma_peak", &fma_peak, py::arg("seconds"), py::arg("is_double") = false);
+  m.def("probe_dot", &dot, py::arg("flops"), py::arg("of_bytes") = false);
   m.def("probe_traffic", &traffic, py::arg("name"), py::arg("array"), py::arg("out") = py::none());
   py::list names;
 #define HOTLOOP_X(probe, value) names.append(#probe);

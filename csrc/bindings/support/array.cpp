@@ -84,17 +84,6 @@ bool dtype_of(py::handle object, DType* dtype) {
   return true;
 }
 
-// "float32", "float32 or float64", "int8, uint8 or int32"
-std::string names_of(DTypes set) {
-  std::string text;
-  for (unsigned i = 0; set >> i; ++i) {
-    if (!(set >> i & 1u)) continue;
-    const bool last = set >> (i + 1) == 0;
-    text += (text.empty() ? "" : last ? " or " : ", ") + std::string(dtype_name(DType(i)));
-  }
-  return text;
-}
-
 std::string quoted(const char* op, const char* name) {
   return std::string(op) + ": " + name;
 }
@@ -123,7 +112,7 @@ void require_array(const char* op, const char* name, py::handle object, DType* d
   if (!dtype_of(object, dtype) || !(allowed >> static_cast<unsigned>(*dtype) & 1u)) {
     DType first = DType::f32;
     while (!(allowed >> static_cast<unsigned>(first) & 1u)) first = DType(int(first) + 1);
-    throw DTypeError(quoted(op, name) + " must be " + names_of(allowed) +
+    throw DTypeError(quoted(op, name) + " must be " + dtype_names(allowed) +
                      " in native byte order, got " +
                      py::str(py::handle(proxy(object)->descr)).cast<std::string>() +
                      "; convert it with .astype(numpy." + dtype_name(first) + ")");
@@ -175,6 +164,16 @@ const char* dtype_name(DType dtype) {
   static constexpr const char* kNames[] = {"float32", "float64", "bfloat16",
                                            "int8",    "uint8",   "int32"};
   return kNames[static_cast<int>(dtype)];
+}
+
+std::string dtype_names(DTypes set) {
+  std::string text;
+  for (unsigned i = 0; set >> i; ++i) {
+    if (!(set >> i & 1u)) continue;
+    const bool last = set >> (i + 1) == 0;
+    text += (text.empty() ? "" : last ? " or " : ", ") + std::string(dtype_name(DType(i)));
+  }
+  return text;
 }
 
 py::dtype numpy_dtype(DType dtype) {
@@ -305,6 +304,12 @@ py::array new_array(const char* op, const py::dtype& dtype, const Shape& shape,
   Shape byte_strides = strides.empty() ? row_major(shape) : strides;
   for (std::int64_t& stride : byte_strides) stride *= item;
   return py::array(dtype, shape, byte_strides, memory, base);
+}
+
+DType output_dtype(const char* op, py::handle out, DTypes allowed) {
+  DType dtype;
+  require_array(op, "out", out, &dtype, allowed);
+  return dtype;
 }
 
 void Output::take(const char* op, py::handle out, DType dtype, const Shape& shape) {

@@ -24,13 +24,18 @@ def _array(size: float) -> np.ndarray:
 def probe(case: Case) -> Call:
     """A call that does the case's work at the limit: as many operations, or as many bytes.
 
-    "fma" multiplies and adds in registers, "fma64" at the rate of float64. "read" sums up an array
-    of the case's bytes, "update" adds to half as many in place, "copy" and "copy_nt" (stores around
-    the caches) move one half to the other.
+    "fma" multiplies and adds in registers, "fma64" at the rate of float64; "dot_bf16" and
+    "dot_int8" do so in dot products of bf16 and of bytes (one instruction each at the best level:
+    twice and four times fma's operations). "read" sums up an array of the case's bytes, "update"
+    adds to half as many in place, "copy" and "copy_nt" (stores around the caches) move one half to
+    the other.
     """
     if case.ceiling in ("fma", "fma64"):
         flops = case.flops * (2 if case.ceiling == "fma64" else 1)  # half the lanes
         return lambda: _core.probe_fma(flops)
+    if case.ceiling in ("dot_bf16", "dot_int8"):
+        flops, of_bytes = case.flops, case.ceiling == "dot_int8"
+        return lambda: _core.probe_dot(flops, of_bytes)
     if case.ceiling == "read":
         array = _array(case.bytes)
         return lambda: _core.probe_traffic("read", array)
@@ -41,6 +46,6 @@ def probe(case: Case) -> Call:
         name, source, target = case.ceiling, _array(case.bytes / 2), _array(case.bytes / 2)
         return lambda: _core.probe_traffic(name, source, target)
     raise ValueError(
-        f"ceilings: a case's ceiling must be fma, fma64, read, copy, copy_nt or update, "
-        f"got {case.ceiling!r} in {case.key!r}"
+        f"ceilings: a case's ceiling must be fma, fma64, dot_bf16, dot_int8, read, copy, copy_nt "
+        f"or update, got {case.ceiling!r} in {case.key!r}"
     )

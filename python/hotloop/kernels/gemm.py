@@ -36,7 +36,9 @@ def gemm(
 
     Args:
         a: (..., m, k), or (..., k, m) with ``trans_a``; float32 or float64, any strides. A
-            transposed view costs no more than ``trans_a``.
+            transposed view costs no more than ``trans_a``. Or bfloat16 (of ``ml_dtypes``): sums in
+            float32, rounded once at the end, ``out`` in bfloat16 or float32, ``bias`` in either;
+            where the CPU multiplies bfloat16, subnormal numbers in ``a`` and ``b`` count as 0.
         b: (..., k, n), or (..., n, k) with ``trans_b``; the dtype of ``a``. Leading axes broadcast
             as those of ``numpy.matmul`` do. Or a matrix that ``gemm_pack`` has packed.
         bias: (n,), added to each row.

@@ -46,9 +46,16 @@ def jax_call(make: Callable[[Any], Callable[..., Any]], names: Sequence[str]) ->
 
 
 def onnx_call(
-    operator: str, names: Sequence[str], attributes: Mapping[str, Any] | None = None
+    operator: str,
+    names: Sequence[str],
+    attributes: Mapping[str, Any] | None = None,
+    result: str = "",
 ) -> Build:
-    """One operator of ONNX Runtime over the named arrays, results bound to memory of its own."""
+    """One operator of ONNX Runtime over the named arrays, results bound to memory of its own.
+
+    The first array is the input, the others are constants; `result` is the result's dtype where it
+    is not the input's.
+    """
 
     def build(arrays: Arrays) -> Call:
         import os
@@ -57,14 +64,20 @@ def onnx_call(
         from onnx import TensorProto, helper, numpy_helper
 
         first, *constants = names
-        kind = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
+        kind = {
+            "float32": TensorProto.FLOAT,
+            "float64": TensorProto.DOUBLE,
+            "int8": TensorProto.INT8,
+            "uint8": TensorProto.UINT8,
+            "int32": TensorProto.INT32,
+        }
         value = arrays[first]
         node = helper.make_node(operator, list(names), ["y"], **(attributes or {}))
         graph = helper.make_graph(
             [node],
             "bench",
             [helper.make_tensor_value_info(first, kind[str(value.dtype)], value.shape)],
-            [helper.make_tensor_value_info("y", kind[str(value.dtype)], None)],
+            [helper.make_tensor_value_info("y", kind[result or str(value.dtype)], None)],
             [numpy_helper.from_array(arrays[name], name) for name in constants],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

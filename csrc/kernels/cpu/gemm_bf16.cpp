@@ -1,0 +1,78 @@
+// Products of bf16, the sums in f32: C = activation(alpha * A B + beta * C + bias), C in bf16 or
+// f32. Words of two bf16 along k (engines/dot_pack.h), 6x64 tiles of vdpbf16ps
+// (engines/dot_tile.h); elsewhere the halves are widened to f32, which is exact.
+// also compiled for: avx512bf16
+#include "engines/activate.h"
+#include "engines/dot_pack.h"
+#include "engines/dot_tile.h"
+#include "kernels/dot.h"
+
+namespace hotloop::HOTLOOP_LEVEL {
+namespace {
+
+using simd::Bf16Dot;
+using simd::Vec;
+
+struct NoSums {
+  void rows(const Word*, std::int64_t, std::int64_t, std::int64_t, std::int32_t*) {}
+  void columns(const Word*, std::int64_t, std::int64_t, std::int32_t*) {}
+};
+
+inline Vec<float> load_c(const DotProblem& p, const void* c, std::int64_t at, std::int64_t n) {
+  if (p.c_type == DType::f32) return simd::load_upto(static_cast<const float*>(c) + at, n);
+  return simd::load_bf16_upto(static_cast<const std::uint16_t*>(c) + at, n);
+}
+
+void finish_row(const DotProblem& p, float* sum, void* c, std::int64_t column,
+                std::int64_t columns) {
+  constexpr int kLanes = Vec<float>::lanes;
+  const bool plain = p.alpha == 1 && p.beta == 0 && !p.bias;
+  const Vec<float> alpha = simd::set1(static_cast<float>(p.alpha));
+  const Vec<float> beta = simd::set1(static_cast<float>(p.beta));
+  if (!plain) {
+    for (std::int64_t j = 0; j < columns; j += kLanes) {
+      Vec<float> v = simd::load(sum + j);
+      if (p.alpha != 1) v = v * alpha;
+      if (p.bias) v = v + simd::load_upto(p.bias + column + j, columns - j);
+      if (p.beta != 0) v = simd::fma(beta, load_c(p, c, j, columns - j), v);
+      simd::store(sum + j, v);
+    }
+  }
+  if (p.activation != Activation::none) {
+    activate_row<float>(p.activation, p.activation_alpha, sum, columns);
+  }
+  for (std::int64_t j = 0; j < columns; j += kLanes) {
+    const Vec<float> v = simd::load(sum + j);
+    if (p.c_type == DType::f32) {
+      simd::store_upto(static_cast<float*>(c) + j, v, columns - j);
+    } else {
+      simd::store_bf16_upto(static_cast<std::uint16_t*>(c) + j, v, columns - j);
+    }
+  }
+}
+
+}  // namespace
+
+void gemm_bf16_pack(const DotPackArgs& args, std::int64_t begin, std::int64_t end) {
+  dot_pack<Bf16Dot>(args, begin, end, NoSums{});
+}
+
+void gemm_bf16_tiles(const DotArgs& args, std::int64_t begin, std::int64_t end) {
+  dot_blocks<Bf16Dot>(args, begin, end, [&args](const DotBlock<float>& block) {
+    const DotProblem& p = args.p;
+    const std::int64_t item = p.c_type == DType::f32 ? 4 : 2;
+    const std::int64_t start =
+        p.c.offsets ? p.c.offsets[block.batch] : block.batch * p.c.batch_step;
+    for (std::int64_t i = 0; i < block.rows; ++i) {
+      const std::int64_t at = start + (block.row + i) * p.c.row_step + block.column;
+      finish_row(p, block.sums + i * kDotPanel, static_cast<char*>(p.c.data) + at * item,
+                 block.column, block.columns);
+    }
+  });
+}
+
+void gemm_bf16_probe(const ProbeDotArgs& args, std::int64_t begin, std::int64_t end) {
+  probe_dots<Bf16Dot>(args, begin, end);
+}
+
+}  // namespace hotloop::HOTLOOP_LEVEL
