@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/launch.h"
+#include "core/threads.h"
 
 namespace hotloop {
 
@@ -44,6 +45,7 @@ void choose_chunks(NormArgs& args) {
                        : 1;
     args.piece = std::min(args.s, kPieceElements);
   }
+  args.parts = num_threads();
   args.chunks_n = ceil_div(args.n, std::max<std::int64_t>(args.chunk_n, 1));
   args.chunks_s = ceil_div(args.s, std::max<std::int64_t>(args.chunk_s, 1));
 }

@@ -3,11 +3,12 @@
 //   dx = rstd (weight dy - mean(weight dy) - x^ mean(weight dy x^)), dweight = sum dy x^,
 //   dbias = sum dy (Ioffe and Szegedy, arXiv 1502.03167; Wu and He, arXiv 1803.08494).
 //
-// Layout: channels last (lanes run over the channels, four vectors of them at a time down the
-// positions) or channels first (lanes run along the positions). Mean and squares of a chunk are
-// taken in two passes while it lies in L2, with a third sum that takes the rounding of the mean
-// back out; chunks are merged in double in their order (Chan et al. 1979). The second pass walks
-// the arrays from their ends, where the first one left them in L3.
+// Layout: channels last (lanes run over the channels, some vectors of them at a time down the
+// positions) or channels first (lanes run along the positions). A chunk's moments are taken in one
+// pass around its pilot, the mean of its first sixteenth: with n values of which n/16 made the
+// pilot, n (pilot - mean)^2 is at most 15 times the sum of squares, so that little cancels whatever
+// the data. Chunks are merged in double in their order (Chan et al. 1979). The second pass walks
+// each thread's part from its end, where the first one left it in the caches.
 #include "kernels/norm.h"
 
 #include "engines/activate.h"
@@ -16,8 +17,11 @@
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
 
-constexpr int kWide = simd::kBytes == 64 ? 4 : 2;  // vectors whose coefficients fit the registers
-constexpr int kRun = 64;                           // rows whose sums form one chain of additions
+// Vectors of a strip whose sums, or whose coefficients, fit the registers.
+constexpr int kSums = simd::kBytes == 64 ? 8 : 4;
+constexpr int kWide = simd::kBytes == 64 ? 4 : 2;
+constexpr std::int64_t kPilot = 16;  // the pilot is the mean of one value in so many
+constexpr int kRun = 64;             // rows whose sums form one chain of additions
 
 // ---- where things lie ------------------------------------------------------------------------
 
@@ -70,6 +74,9 @@ template <int widest, class T, class Body>
   constexpr int lanes = Vec<T>::lanes;
   std::int64_t c = c0;
   for (; c + widest * lanes <= c1; c += widest * lanes) body(Width<widest>{}, c, lanes);
+  if constexpr (widest > 4) {
+    for (; c + 4 * lanes <= c1; c += 4 * lanes) body(Width<4>{}, c, lanes);
+  }
   for (; c < c1; c += lanes) {
     body(Width<1>{}, c, c1 - c < lanes ? static_cast<int>(c1 - c) : lanes);
   }
@@ -140,19 +147,21 @@ template <int terms, int width, class T, class Body>
 template <int width, class T>
 static inline void moments_strip(const T* x, std::int64_t stride, std::int64_t rows, int lanes,
                                  T* mean, T* squares) {
+  const std::int64_t first = (rows + kPilot - 1) / kPilot;
+  const Vec<T> pilot_share = simd::set1<T>(T(1) / static_cast<T>(first));
   const Vec<T> share = simd::set1<T>(T(1) / static_cast<T>(rows));
-  Vec<T> sum[1][width], center[width], rest[2][width];
-  sum_rows<1, width, T>(rows, sum, [&](std::int64_t row, int w, Vec<T>(&term)[1]) {
+  Vec<T> sum[1][width], pilot[width], rest[2][width];
+  sum_rows<1, width, T>(first, sum, [&](std::int64_t row, int w, Vec<T>(&term)[1]) {
     term[0] = load_strip<width>(x + row * stride, w, lanes);
   });
-  for (int w = 0; w < width; ++w) center[w] = sum[0][w] * share;
+  for (int w = 0; w < width; ++w) pilot[w] = sum[0][w] * pilot_share;
   sum_rows<2, width, T>(rows, rest, [&](std::int64_t row, int w, Vec<T>(&term)[2]) {
-    term[0] = load_strip<width>(x + row * stride, w, lanes) - center[w];
+    term[0] = load_strip<width>(x + row * stride, w, lanes) - pilot[w];
     term[1] = term[0] * term[0];
   });
   for (int w = 0; w < width; ++w) {
     const Vec<T> off = rest[0][w] * share;
-    store_strip<width>(mean, w, lanes, center[w] + off);
+    store_strip<width>(mean, w, lanes, pilot[w] + off);
     store_strip<width>(squares, w, lanes, simd::fnma(rest[0][w], off, rest[1][w]));
   }
 }
@@ -165,7 +174,7 @@ static inline void moments_last(const NormArgs& args, std::int64_t begin, std::i
     const std::int64_t c0 = unit % blocks * kNormColumns;
     const std::int64_t c1 = c0 + kNormColumns < args.c ? c0 + kNormColumns : args.c;
     T *mean = partial<T>(args, 0, unit / blocks), *squares = partial<T>(args, 1, unit / blocks);
-    each_strip<4, T>(c0, c1, [&](auto width, std::int64_t c, int lanes) {
+    each_strip<kSums, T>(c0, c1, [&](auto width, std::int64_t c, int lanes) {
       moments_strip<decltype(width)::value, T>(
           place<T>(args.x, args.x_strides, chunk.n0, chunk.s0, c), args.x_strides.s,
           chunk.s1 - chunk.s0, lanes, mean + c, squares + c);
@@ -197,21 +206,32 @@ template <int terms, class T, class Body>
   }
 }
 
+// A sixteenth of a chunk.
+[[maybe_unused]] static inline Chunk first_part(Chunk chunk) {
+  if (chunk.n1 - chunk.n0 > 1) {
+    chunk.n1 = chunk.n0 + (chunk.n1 - chunk.n0 + kPilot - 1) / kPilot;
+  } else {
+    chunk.s1 = chunk.s0 + (chunk.s1 - chunk.s0 + kPilot - 1) / kPilot;
+  }
+  return chunk;
+}
+
 template <class T>
 static inline void moments_first(const NormArgs& args, std::int64_t begin, std::int64_t end) {
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const Chunk chunk = chunk_at(args, unit / args.c);
     const T* x = place<T>(args.x, args.x_strides, 0, chunk.s0, unit % args.c);
+    const Chunk first = first_part(chunk);
     const double share = 1.0 / static_cast<double>(chunk.count());
     double sum[1], rest[2];
     using Walk = AlongRow<T, true>;
-    sum_planes<1, T>(chunk, sum, [&](const Walk& walk, std::int64_t n, Step at, Vec<T>(&term)[1]) {
+    sum_planes<1, T>(first, sum, [&](const Walk& walk, std::int64_t n, Step at, Vec<T>(&term)[1]) {
       term[0] = walk.load(x + n * args.x_strides.n, 1, at);
     });
-    const T mean = static_cast<T>(sum[0] * share);
-    const Vec<T> center = simd::set1<T>(mean);
+    const T mean = static_cast<T>(sum[0] / static_cast<double>(first.count()));
+    const Vec<T> pilot = simd::set1<T>(mean);
     sum_planes<2, T>(chunk, rest, [&](const Walk& walk, std::int64_t n, Step at, Vec<T>(&term)[2]) {
-      term[0] = walk.load(x + n * args.x_strides.n, 1, at) - center;
+      term[0] = walk.load(x + n * args.x_strides.n, 1, at) - pilot;
       term[1] = term[0] * term[0];
     });
     partial<T>(args, 0, 0)[unit] = static_cast<T>(static_cast<double>(mean) + rest[0] * share);
@@ -317,6 +337,14 @@ static inline void finish_body(const NormArgs& args, std::int64_t begin, std::in
 
 // ---- the result --------------------------------------------------------------------------------
 
+// The unit to take in the place of this one: each of `parts` ranges of units backwards.
+[[maybe_unused]] static inline std::int64_t mirrored(std::int64_t unit, std::int64_t units,
+                                                     std::int64_t parts) {
+  const std::int64_t size = (units + parts - 1) / parts, first = unit / size * size;
+  const std::int64_t last = first + size < units ? first + size : units;
+  return first + last - 1 - unit;
+}
+
 // Whether rows of whole vectors can be written around the caches.
 template <class T>
 static inline bool streams(const NormArgs& args) {
@@ -347,8 +375,8 @@ static inline void apply_last(const NormArgs& args, std::int64_t begin, std::int
   const bool plain = args.activation == Activation::none && !args.other;
   const std::int64_t pieces = (args.s + args.piece - 1) / args.piece, units = args.n * pieces;
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const std::int64_t backward = units - 1 - unit, n = backward / pieces;
-    const std::int64_t s0 = backward % pieces * args.piece;
+    const std::int64_t at = mirrored(unit, units, args.parts), n = at / pieces;
+    const std::int64_t s0 = at % pieces * args.piece;
     const std::int64_t rows = args.s - s0 < args.piece ? args.s - s0 : args.piece;
     const std::int64_t set = args.sets == 1 ? 0 : n;
     const T* centers = coefficient<T>(args, kCenter, set);
@@ -398,8 +426,9 @@ static inline void apply_first(const NormArgs& args, std::int64_t begin, std::in
   const std::int64_t pieces = (args.s + args.piece - 1) / args.piece;
   const std::int64_t units = args.n * args.c * pieces;
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const std::int64_t plane = (units - 1 - unit) / pieces, n = plane / args.c, c = plane % args.c;
-    const std::int64_t s0 = (units - 1 - unit) % pieces * args.piece;
+    const std::int64_t place_of = mirrored(unit, units, args.parts), plane = place_of / pieces;
+    const std::int64_t n = plane / args.c, c = plane % args.c;
+    const std::int64_t s0 = place_of % pieces * args.piece;
     const std::int64_t count = args.s - s0 < args.piece ? args.s - s0 : args.piece;
     const std::int64_t set = args.sets == 1 ? 0 : n;
     const Vec<T> center = simd::set1<T>(coefficient<T>(args, kCenter, set)[c]);
@@ -441,9 +470,9 @@ static inline void sums_last(const NormArgs& args, std::int64_t begin, std::int6
     const std::int64_t c1 = c0 + kNormColumns < args.c ? c0 + kNormColumns : args.c;
     T *plain = partial<T>(args, 0, unit / blocks), *product = partial<T>(args, 1, unit / blocks);
     const T* means = static_cast<const T*>(args.mean) + (args.sets == 1 ? 0 : chunk.n0 * groups);
-    each_strip<4, T>(c0, c1, [&](auto strip, std::int64_t c, int lanes) {
+    each_strip<kSums, T>(c0, c1, [&](auto strip, std::int64_t c, int lanes) {
       constexpr int width = decltype(strip)::value;
-      T spread[4 * Vec<T>::lanes] = {};
+      T spread[kSums * Vec<T>::lanes] = {};
       for (int i = 0; i < (width > 1 ? width * Vec<T>::lanes : lanes); ++i) {
         spread[i] = means[(c + i) / args.per_group];
       }
@@ -569,8 +598,8 @@ static inline void apply_backward_last(const NormArgs& args, std::int64_t begin,
   const bool stream = streams<T>(args);
   const std::int64_t pieces = (args.s + args.piece - 1) / args.piece, units = args.n * pieces;
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const std::int64_t backward = units - 1 - unit, n = backward / pieces;
-    const std::int64_t s0 = backward % pieces * args.piece;
+    const std::int64_t at = mirrored(unit, units, args.parts), n = at / pieces;
+    const std::int64_t s0 = at % pieces * args.piece;
     const std::int64_t rows = args.s - s0 < args.piece ? args.s - s0 : args.piece;
     const std::int64_t set = args.sets == 1 ? 0 : n;
     each_strip<kWide, T>(0, args.c, [&](auto strip, std::int64_t c, int lanes) {
@@ -610,8 +639,9 @@ static inline void apply_backward_first(const NormArgs& args, std::int64_t begin
   const std::int64_t pieces = (args.s + args.piece - 1) / args.piece;
   const std::int64_t units = args.n * args.c * pieces;
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const std::int64_t plane = (units - 1 - unit) / pieces, n = plane / args.c, c = plane % args.c;
-    const std::int64_t s0 = (units - 1 - unit) % pieces * args.piece;
+    const std::int64_t place_of = mirrored(unit, units, args.parts), plane = place_of / pieces;
+    const std::int64_t n = plane / args.c, c = plane % args.c;
+    const std::int64_t s0 = place_of % pieces * args.piece;
     const std::int64_t count = args.s - s0 < args.piece ? args.s - s0 : args.piece;
     const std::int64_t set = args.sets == 1 ? 0 : n;
     const Vec<T> center = simd::set1<T>(coefficient<T>(args, kCenter, set)[c]);

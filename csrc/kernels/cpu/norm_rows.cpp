@@ -3,9 +3,10 @@
 //   dx = rstd (g - mean(g) - x^ mean(g x^)), dweight = sum dy x^, dbias = sum dy
 // (Ba et al., arXiv 1607.06450; Zhang and Sennrich, arXiv 1910.07467; RMS norm without mean(g)).
 //
-// Layout: dense rows, which stay in L1 between the passes. Mean, then the squares around it and the
-// rounding that the mean left. Backward takes four rows at a time, so that the running dweight and
-// dbias are loaded and stored once for four; chunks of rows are summed in their order.
+// Layout: dense rows, which stay in L1 between the passes. Mean and squares are taken in one pass
+// around the mean of the row's first sixteenth, which bounds what cancels (see norm.cpp). Backward
+// takes two rows at a time, so that the running dweight and dbias are loaded and stored once for
+// both; chunks of rows are summed in their order.
 #include "engines/activate.h"
 #include "engines/row_reduction.h"
 #include "kernels/norm.h"
@@ -14,7 +15,8 @@ namespace hotloop::HOTLOOP_LEVEL {
 namespace {
 
 constexpr std::int64_t kRowRun = 8192;  // elements summed in the row's own type
-constexpr int kTogether = 4;            // rows of a backward step
+constexpr int kTogether = 2;            // rows of a backward step; four do not fit L1
+constexpr std::int64_t kPilot = 16;
 
 // sums[k] = the sum over the row of term k.
 template <int terms, class T, class Body>
@@ -60,18 +62,19 @@ template <class T>
     });
     return {T(0), static_cast<T>(1.0 / __builtin_sqrt(sum[0] * share + args.eps))};
   }
-  sum_row<1, T>(args.n, sum, [&](const Walk& walk, Step at, Vec<T>(&term)[1]) {
+  const std::int64_t first = (args.n + kPilot - 1) / kPilot;
+  sum_row<1, T>(first, sum, [&](const Walk& walk, Step at, Vec<T>(&term)[1]) {
     term[0] = walk.load(x, 1, at);
   });
-  const T mean = static_cast<T>(sum[0] * share);
-  const Vec<T> center = simd::set1<T>(mean);
+  const T pilot = static_cast<T>(sum[0] / static_cast<double>(first));
+  const Vec<T> center = simd::set1<T>(pilot);
   sum_row<2, T>(args.n, rest, [&](const Walk& walk, Step at, Vec<T>(&term)[2]) {
     term[0] = walk.load(x, 1, at) - center;
     term[1] = term[0] * term[0];
   });
   const double off = rest[0] * share;
   const double variance = rest[1] * share - off * off;
-  return {static_cast<T>(static_cast<double>(mean) + off),
+  return {static_cast<T>(static_cast<double>(pilot) + off),
           static_cast<T>(1.0 / __builtin_sqrt(variance + args.eps))};
 }
 
@@ -117,49 +120,68 @@ static inline void forward_body(const RowNormArgs& args, std::int64_t begin, std
 template <int rows, class T>
 static inline void backward_rows(const RowNormArgs& args, std::int64_t first, T* dweight,
                                  T* dbias) {
-  using Walk = AlongRow<T, true>;
+  constexpr int lanes = Vec<T>::lanes, chains = 2;
   const T* weight = static_cast<const T*>(args.weight);
   const T* x = static_cast<const T*>(args.x) + first * args.x_stride;
   const T* dy = static_cast<const T*>(args.other) + first * args.other_stride;
   T* dx = static_cast<T*>(args.out) + first * args.out_stride;
-  Vec<T> mean[rows], rstd[rows], shift[rows], slope[rows];
+  Vec<T> mean[rows], rstd[rows];
+  double sums[rows][2] = {};
   for (int r = 0; r < rows; ++r) {
-    const T center = args.rms ? T(0) : static_cast<const T*>(args.mean)[first + r];
-    const T scale = static_cast<const T*>(args.rstd)[first + r];
-    mean[r] = simd::set1<T>(center);
-    rstd[r] = simd::set1<T>(scale);
-    const T *its_x = x + r * args.x_stride, *its_dy = dy + r * args.other_stride;
-    double sums[2];
-    sum_row<2, T>(args.n, sums, [&](const Walk& walk, Step at, Vec<T>(&term)[2]) {
-      term[0] = walk.load(its_dy, 1, at);
-      if (weight) term[0] = term[0] * walk.load(weight, 1, at);
-      term[1] = term[0] * (walk.load(its_x, 1, at) - mean[r]);
-    });
-    const double wide = static_cast<double>(scale), share = wide / static_cast<double>(args.n);
-    shift[r] = simd::set1<T>(args.rms ? T(0) : static_cast<T>(-share * sums[0]));
-    slope[r] = simd::set1<T>(static_cast<T>(-share * wide * wide * sums[1]));
+    mean[r] = simd::set1<T>(args.rms ? T(0) : static_cast<const T*>(args.mean)[first + r]);
+    rstd[r] = simd::set1<T>(static_cast<const T*>(args.rstd)[first + r]);
   }
-  const Walk walk{args.n};
-  const auto column = [&](std::int64_t i, int lanes) __attribute__((always_inline)) {
-    const Step at{i, lanes, 0};
-    Vec<T> total = walk.load(dweight, 1, at), plain = walk.load(dbias, 1, at);
+  for (std::int64_t begin = 0; begin < args.n; begin += kRowRun) {
+    const std::int64_t end = args.n - begin < kRowRun ? args.n : begin + kRowRun;
+    Vec<T> slots[rows][2][chains];
     HOTLOOP_UNROLL
-    for (int r = 0; r < rows; ++r) {
-      const Vec<T> g = walk.load(dy + r * args.other_stride, 1, at);
-      const Vec<T> d = walk.load(x + r * args.x_stride, 1, at) - mean[r];
-      const Vec<T> scaled = g * rstd[r];
-      total = simd::fma(scaled, d, total);
-      plain = plain + g;
-      const Vec<T> rest = simd::fma(d, slope[r], shift[r]);
-      walk.store(dx + r * args.out_stride, 1, at,
-                 weight ? simd::fma(scaled, walk.load(weight, 1, at), rest) : scaled + rest);
+    for (int i = 0; i < rows * 2 * chains; ++i) {
+      slots[i / (2 * chains)][i / chains % 2][i % chains] = simd::zero<T>();
     }
-    walk.store(dweight, 1, at, total);
-    walk.store(dbias, 1, at, plain);
-  };
-  std::int64_t i = 0;
-  for (; i + walk.lanes <= args.n; i += walk.lanes) column(i, walk.lanes);
-  if (i < args.n) column(i, static_cast<int>(args.n - i));
+    const auto column = [&](std::int64_t i, std::int64_t left,
+                            int chain) __attribute__((always_inline)) {
+      Vec<T> total = simd::load_upto(dweight + i, left), plain = simd::load_upto(dbias + i, left);
+      HOTLOOP_UNROLL
+      for (int r = 0; r < rows; ++r) {
+        const Vec<T> g = simd::load_upto(dy + r * args.other_stride + i, left);
+        Vec<T> d = simd::load_upto(x + r * args.x_stride + i, left) - mean[r];
+        const Vec<T> scaled = weight ? g * simd::load_upto(weight + i, left) : g;
+        slots[r][0][chain] = slots[r][0][chain] + scaled;  // lanes beyond the row hold g = 0
+        slots[r][1][chain] = simd::fma(scaled, d, slots[r][1][chain]);
+        total = simd::fma(g, d * rstd[r], total);
+        plain = plain + g;
+      }
+      simd::store_upto(dweight + i, total, left);
+      simd::store_upto(dbias + i, plain, left);
+    };
+    std::int64_t i = begin;
+    for (; i + chains * lanes <= end; i += chains * lanes) {
+      column(i, lanes, 0);
+      column(i + lanes, lanes, 1);
+    }
+    for (; i < end; i += lanes) column(i, end - i, 0);
+    for (int r = 0; r < rows; ++r) {
+      for (int k = 0; k < 2; ++k) {
+        sums[r][k] += static_cast<double>(simd::reduce_add(slots[r][k][0] + slots[r][k][1]));
+      }
+    }
+  }
+  const AlongRow<T, true> walk{args.n};
+  for (int r = 0; r < rows; ++r) {
+    const double wide = static_cast<double>(static_cast<const T*>(args.rstd)[first + r]);
+    const double share = wide / static_cast<double>(args.n);
+    const Vec<T> shift = simd::set1<T>(args.rms ? T(0) : static_cast<T>(-share * sums[r][0]));
+    const Vec<T> slope = simd::set1<T>(static_cast<T>(-share * wide * wide * sums[r][1]));
+    const Vec<T> center = mean[r], scale = rstd[r];
+    const T *its_x = x + r * args.x_stride, *its_dy = dy + r * args.other_stride;
+    T* its_dx = dx + r * args.out_stride;
+    walk.each([&](Step at) __attribute__((always_inline)) {
+      Vec<T> g = walk.load(its_dy, 1, at);
+      if (weight) g = g * walk.load(weight, 1, at);
+      const Vec<T> rest = simd::fma(walk.load(its_x, 1, at) - center, slope, shift);
+      walk.store(its_dx, 1, at, simd::fma(g, scale, rest));
+    });
+  }
 }
 
 template <class T>
