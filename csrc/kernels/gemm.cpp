@@ -22,7 +22,7 @@ constexpr std::int64_t kSlice = 512;              // terms of a slice of k
 constexpr std::int64_t kRowBytes = 576ll << 10;   // A of a unit, which stays in L2
 constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
 constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
-constexpr double kGrainFlops = 1e6;               // about 10 microseconds
+constexpr double kGrainFlops = 6e5;               // about 5 microseconds
 constexpr std::int64_t kLeast = 8;                // terms of a block of k
 
 std::int64_t blocks_of(std::int64_t size, std::int64_t block) {
@@ -131,6 +131,7 @@ struct Plan {
 Plan plan_of(const GemmProblem& p) {
   Plan plan;
   const std::int64_t item = bytes_of(p.dtype);
+  plan.threads = gemm_is_parallel(p) ? num_threads() : 1;
   plan.columns = p.packed_columns > 0 ? p.packed_columns : tile_columns(p.dtype);
   const std::int64_t slices = std::max<std::int64_t>(blocks_of(p.k, kDepthBytes / item), 1);
   plan.kc = std::min(p.k, blocks_of(blocks_of(p.k, slices), 8) * 8);
@@ -155,7 +156,6 @@ Plan plan_of(const GemmProblem& p) {
   const std::int64_t near_bytes = p.m <= 48 ? 2 * kNearBytes : kNearBytes;
   const bool near = depth_bytes * p.n <= near_bytes && p.b.row_step * item % 4096 != 0;
   plan.pack_b = p.b.column_step != 1 || (p.m > 24 && !near);
-  plan.threads = gemm_is_parallel(p) ? num_threads() : 1;
   const std::int64_t units = p.batches * blocks_of(p.n, plan.columns);
   if (plan.pack_b && p.m <= plan.rows && (plan.threads == 1 || units >= 4 * plan.threads)) {
     plan.own_b = true;
@@ -188,7 +188,8 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
   args.add_sums = !first;
   args.sums_step = k_total > 0 ? p.m : 0;
   std::int64_t most = plan.rows;
-  while (!plan.own_b && most > 9 && p.batches * args.column_blocks * blocks_of(p.m, most) < 16) {
+  const std::int64_t least = plan.threads > 1 ? 4 * plan.threads : 1;
+  while (!plan.own_b && most > 9 && p.batches * args.column_blocks * blocks_of(p.m, most) < least) {
     most /= 2;
   }
   args.row_blocks = blocks_of(p.m, most);
@@ -370,7 +371,7 @@ GemmMatrix transposed(GemmMatrix matrix) {
 }  // namespace
 
 bool gemm_is_parallel(const GemmProblem& p) {
-  return flops_of(p) >= 0.5 * kGrainFlops;
+  return flops_of(p) >= kGrainFlops;
 }
 
 void gemm_row_sums(const GemmProblem& p) {

@@ -21,6 +21,15 @@ def _array(size: float) -> np.ndarray:
     return array
 
 
+_LEAST_FLOPS = 2e7  # below, starting threads and counting would be most of the time
+
+
+def share_of_probe(case: Case) -> float:
+    """The case's work over the probe's: small cases are measured by a larger probe."""
+    small = case.ceiling.startswith("fma") and 0 < case.flops < _LEAST_FLOPS
+    return case.flops / _LEAST_FLOPS if small else 1.0
+
+
 def probe(case: Case) -> Call:
     """A call that does the case's work at the limit: as many operations, or as many bytes.
 
@@ -31,7 +40,8 @@ def probe(case: Case) -> Call:
     the other.
     """
     if case.ceiling in ("fma", "fma64"):
-        flops = case.flops * (2 if case.ceiling == "fma64" else 1)  # half the lanes
+        flops = case.flops / share_of_probe(case)
+        flops *= 2 if case.ceiling == "fma64" else 1  # half the lanes
         return lambda: _core.probe_fma(flops)
     if case.ceiling in ("dot_bf16", "dot_int8"):
         flops, of_bytes = case.flops, case.ceiling == "dot_int8"
