@@ -83,6 +83,17 @@ def test_layouts(level, dtype, rng, layout):
     assert_same(np.ascontiguousarray(inside), want)
 
 
+def test_the_result_lies_in_memory_as_its_input(dtype, rng):
+    for x in (
+        rng.normal(size=(2, 5, 6, 3)).astype(dtype).transpose(0, 3, 1, 2),
+        np.asfortranarray(rng.normal(size=(7, 5)).astype(dtype)),
+    ):
+        y = dropout(x, 0.4, key=KEY)
+        assert y.strides == x.strides
+        assert_same(y, dropout(np.ascontiguousarray(x), 0.4, key=KEY))
+        assert dropout_backward(x, 0.4, key=KEY).strides == x.strides
+
+
 def test_same_bits_for_any_threads(dtype, rng):
     x = rng.normal(size=(11, 10_007)).astype(dtype)
     assert_same_bits(lambda: dropout(x, 0.2, key=KEY))

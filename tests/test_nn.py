@@ -383,7 +383,7 @@ def test_losses_refuse_shapes_that_would_broadcast():
         loss(hl.ones((4, 3)), hl.tensor([True, False, True, False]))
     with pytest.raises(ValueError, match="3"):
         loss(hl.ones((2, 3)), hl.tensor([1, 3]))
-    with pytest.raises(ValueError, match=r"\[0, 2\], got 3 in row 1"):
+    with pytest.raises(ValueError, match=r"\[0, 3\) .* got 3 at position \(1,\)"):
         nn.CrossEntropyLoss(label_smoothing=0.1)(hl.ones((2, 3)), hl.tensor([1, 3]))
     with pytest.raises(hl.ShapeError):
         nn.CrossEntropyLoss(weight=hl.ones(4))(hl.ones((2, 3)), hl.tensor([1, 2]))

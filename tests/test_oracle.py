@@ -211,6 +211,82 @@ def test_cross_entropy_of_probabilities(smoothing, dtype, rng):
         close(ours, theirs, dtype)
 
 
+PAIR_LOSSES = {
+    "L1Loss": {},
+    "HuberLoss": {"delta": 0.5},
+    "SmoothL1Loss": {"beta": 0.3},
+    "SmoothL1Loss of no width": {"beta": 0.0},
+    "BCELoss": {},
+    "BCELoss weight": {"weight": (3,)},
+    "BCEWithLogitsLoss": {},
+    "BCEWithLogitsLoss weights": {"weight": (5, 1), "pos_weight": (3,)},
+    "HingeEmbeddingLoss": {},
+    "HingeEmbeddingLoss margin": {"margin": 0.3},
+    "KLDivLoss": {},
+    "KLDivLoss log_target": {"log_target": True},
+}
+
+
+@pytest.mark.filterwarnings("ignore:reduction")  # PyTorch would rather have batchmean
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "batchmean"])
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_pair_loss(name, reduction, dtype, rng):
+    kind, options = name.split()[0], dict(PAIR_LOSSES[name])
+    if reduction == "batchmean" and kind != "KLDivLoss":
+        pytest.skip("of KLDivLoss only")
+    shape = (5, 3)
+    x, y = rng.standard_normal(shape), rng.standard_normal(shape)
+    if kind.startswith("BCE"):
+        y = rng.uniform(size=shape)
+        x = rng.uniform(0.05, 0.95, shape) if kind == "BCELoss" else x
+    if kind == "HingeEmbeddingLoss":
+        y = rng.choice([-1.0, 1.0], shape)
+    if kind == "KLDivLoss" and not options:
+        y = rng.uniform(0.1, 1.0, shape)
+        y[0, 1] = 0
+    theirs = dict(options)
+    for key in ("weight", "pos_weight"):
+        if key in options:
+            factor = rng.uniform(0.5, 2.0, options[key]).astype(dtype)
+            options[key], theirs[key] = hl.from_numpy(factor), torch.tensor(factor)
+    x, tx = tensors(x.astype(dtype))
+    y, ty = tensors(y.astype(dtype))
+    if kind not in ("L1Loss", "HuberLoss", "SmoothL1Loss"):
+        y, ty = y.detach(), ty.detach()
+    ours = getattr(nn, kind)(reduction=reduction, **options)(x, y)
+    expected = getattr(torch.nn, kind)(reduction=reduction, **theirs)(tx, ty)
+    close(ours, expected, dtype)
+    ours.sum().backward()
+    expected.sum().backward()
+    close(x.grad, tx.grad, dtype)
+    if ty.requires_grad:
+        close(y.grad, ty.grad, dtype)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4,), (3, 4, 2, 5)], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_nll_loss(reduction, shape, dtype, rng):
+    axis = 1 if len(shape) > 1 else 0
+    weight = rng.uniform(0.5, 2.0, 4).astype(dtype)
+    labels = np.asarray(rng.integers(0, 4, shape[:axis] + shape[axis + 1 :]), np.int64)
+    if labels.ndim:
+        labels.flat[:2] = 3, 1  # at least one that counts
+    for options in ({}, {"weight": True}, {"weight": True, "ignore_index": 1}):
+        if not labels.ndim and "ignore_index" in options:
+            continue
+        mine, theirs = dict(options), dict(options)
+        if "weight" in options:
+            mine["weight"], theirs["weight"] = hl.from_numpy(weight), torch.tensor(weight)
+        x, tx = tensors(rng.standard_normal(shape).astype(dtype))
+        y, ty = tensors(labels)
+        ours = nn.NLLLoss(reduction=reduction, **mine)(x, y)
+        expected = torch.nn.NLLLoss(reduction=reduction, **theirs)(tx, ty)
+        close(ours, expected, dtype)
+        ours.sum().backward()
+        expected.sum().backward()
+        close(x.grad, tx.grad, dtype)
+
+
 OPTIMIZERS = {
     "SGD": ("SGD", {"lr": 0.1}),
     "SGD_momentum": ("SGD", {"lr": 0.05, "momentum": 0.9}),

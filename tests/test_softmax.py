@@ -189,3 +189,20 @@ def test_errors(name, dtype):
         forward(x[:-1], out=x[1:])
     with pytest.raises(hl.ShapeError, match="out must have shape"):
         forward(x, out=np.ones((3, 4), dtype))
+
+
+@pytest.mark.parametrize("columns", [1003, 4500])
+def test_arrays_larger_than_the_caches(level, columns, rng):
+    """Written around the caches: the same bits as row by row."""
+    rows = 13_000_000 // (4 * columns)
+    x = rng.standard_normal((rows, columns), dtype=np.float32)
+    parts = (slice(0, 30), slice(rows - 30, rows))
+    for forward, backward in (
+        (kernels.softmax, kernels.softmax_backward),
+        (kernels.log_softmax, kernels.log_softmax_backward),
+    ):
+        y = forward(x)
+        dx = backward(x, y)
+        for part in parts:
+            assert_same(y[part], forward(x[part]))
+            assert_same(dx[part], backward(x[part], y[part]))

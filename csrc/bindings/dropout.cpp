@@ -1,7 +1,10 @@
 // Dropout and its backward pass: one kernel, one key.
 #include "kernels/dropout.h"
 
+#include <cmath>
+
 #include "bindings/array.h"
+#include "bindings/map.h"
 #include "bindings/random_key.h"
 
 namespace hotloop {
@@ -22,12 +25,23 @@ py::object apply(const char* op, const char* name, py::handle x_object, double p
     strides[static_cast<std::size_t>(axis)] = step;
     step *= given_x.shape(axis);
   }
-  Output output(op, out, given_x.dtype, given_x.shape_vector(), strides);
+  // A fresh result lies in memory as x does; the mask counts in C order, so that it is the same.
+  py::object target = py::reinterpret_borrow<py::object>(out);
+  if (!given(out) && !given_x.contiguous()) {
+    target = map_output(op, out, given_x.dtype, given_x.shape_vector(), {&given_x}).finish();
+  }
+  Output output(op, target, given_x.dtype, given_x.shape_vector(), strides);
   no_overlap(op, output, name, given_x, Overlap::same_allowed);
   const Array x = packed(given_x);
   const double survives = 1.0 - p;
-  const DropoutArgs args{x.data,   output.data, x.size,     x.dtype,
-                         key.seed, key.stream,  p * 0x1p32, survives > 0 ? 1.0 / survives : 0.0};
+  const DropoutArgs args{x.data,
+                         output.data,
+                         x.size,
+                         x.dtype,
+                         key.seed,
+                         key.stream,
+                         static_cast<std::uint64_t>(std::ceil(p * 0x1p32)),
+                         survives > 0 ? 1.0 / survives : 0.0};
   run(dropout_apply_kernel(), args,
       {.units = (x.size + kRandomUnit - 1) / kRandomUnit,
        .grain = kGrain,

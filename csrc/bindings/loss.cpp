@@ -1,5 +1,7 @@
-// cross_entropy and mse_loss, alone and with their gradients.
+// cross_entropy, nll_loss and the losses of pairs of elements, alone and with their gradients.
 #include "kernels/loss.h"
+
+#include <cstring>
 
 #include "bindings/array.h"
 #include "bindings/dims.h"
@@ -13,18 +15,23 @@ namespace {
 static_assert(kLossDims == kMaxDims);
 
 constexpr std::int64_t kGrainElements = 8192;  // exponentials computed in about 10 microseconds
-constexpr std::int64_t kMseGrain = 16;         // chunks of kMseChunk elements
+// From here on (bytes of both arrays) the gradient is written around the caches.
+constexpr std::int64_t kStreamBytes = std::int64_t{24} << 20;
+constexpr std::int64_t kPairGrain = 16;  // chunks of kPairChunk elements
 
-enum class Reduction { mean, sum, none };
+enum class Reduction { mean, sum, none, batch_mean };
 
-Reduction parse_reduction(const char* op, py::handle object) {
+Reduction parse_reduction(const char* op, py::handle object, bool batches = false) {
   if (PyUnicode_Check(object.ptr())) {
     if (PyUnicode_CompareWithASCIIString(object.ptr(), "mean") == 0) return Reduction::mean;
     if (PyUnicode_CompareWithASCIIString(object.ptr(), "sum") == 0) return Reduction::sum;
     if (PyUnicode_CompareWithASCIIString(object.ptr(), "none") == 0) return Reduction::none;
+    if (batches && PyUnicode_CompareWithASCIIString(object.ptr(), "batchmean") == 0) {
+      return Reduction::batch_mean;
+    }
   }
-  throw std::invalid_argument(std::string(op) +
-                              ": reduction must be \"mean\", \"sum\" or \"none\", got " +
+  throw std::invalid_argument(std::string(op) + ": reduction must be \"mean\", " +
+                              (batches ? "\"batchmean\", " : "") + "\"sum\" or \"none\", got " +
                               py::repr(object).cast<std::string>());
 }
 
@@ -68,23 +75,35 @@ Labels read_labels(const char* op, py::handle object) {
   return labels;
 }
 
-// Every label in [0, classes) or ignore_index; returns how many are not ignored.
-std::int64_t check_labels(const char* op, const Labels& labels, std::int64_t classes,
-                          std::int64_t ignore_index) {
-  std::int64_t total = 1, counted = 0;
+struct Counted {
+  std::int64_t rows = 0;  // not ignored
+  double weight = 0.0;    // of their labels
+};
+
+double element(const Array& array, std::int64_t i) {
+  return array.dtype == DType::f32 ? static_cast<double>(array.as<float>()[i])
+                                   : array.as<double>()[i];
+}
+
+// Every label in [0, classes) or ignore_index.
+Counted check_labels(const char* op, const Labels& labels, std::int64_t classes,
+                     std::int64_t ignore_index, const Array* weight) {
+  std::int64_t total = 1;
+  Counted counted;
   for (const std::int64_t size : labels.shape) total *= size;
   Shape index(labels.shape.size(), 0);
   std::int64_t offset = 0;
   for (std::int64_t i = 0; i < total; ++i) {
     const std::int64_t label = labels.at(offset);
     if (label != ignore_index) {
-      ++counted;
+      ++counted.rows;
       if (label < 0 || label >= classes) {
         throw std::invalid_argument(
             std::string(op) + ": labels must lie in [0, " + std::to_string(classes) + ") for " +
             std::to_string(classes) + " classes, got " + std::to_string(label) + " at position " +
             shape_text(index) + "; pass it as ignore_index to leave such rows out");
       }
+      if (weight) counted.weight += element(*weight, label);
     }
     for (std::size_t d = index.size(); d-- > 0;) {
       offset += labels.strides[d];
@@ -93,6 +112,7 @@ std::int64_t check_labels(const char* op, const Labels& labels, std::int64_t cla
       index[d] = 0;
     }
   }
+  if (!weight) counted.weight = static_cast<double>(counted.rows);
   return counted;
 }
 
@@ -113,41 +133,74 @@ Shape dense_strides(const Shape& shape) {
   return strides;
 }
 
+// Probabilities instead of labels: floats with as many axes as the logits.
+bool holds_probabilities(py::handle object, int ndim) {
+  if (!py::isinstance<py::array>(object)) return false;
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  return array.dtype().kind() == 'f' && array.ndim() == ndim;
+}
+
 // `out` is the destination of the gradient, if one is wanted.
-py::object cross_entropy_any(const char* op, py::handle logits_object, py::handle labels_object,
-                             py::handle reduction_object, std::int64_t ignore_index, bool with_grad,
-                             py::handle out_object) {
-  const Array logits = input(op, "logits", logits_object);
-  const Labels labels = read_labels(op, labels_object);
+py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_object,
+                             py::handle labels_object, py::handle weight_object,
+                             py::handle reduction_object, std::int64_t ignore_index,
+                             double smoothing, bool with_grad, py::handle out_object) {
+  const char* name = is_nll ? "log_probs" : "logits";
+  const Array logits = input(op, name, logits_object);
   const Reduction reduction = parse_reduction(op, reduction_object);
   if (logits.ndim == 0) {
-    throw ShapeError(std::string(op) + ": logits must have shape (rows, classes), got ()");
+    throw ShapeError(std::string(op) + ": " + name + " must have shape (rows, classes), got ()");
+  }
+  if (!(smoothing >= 0.0 && smoothing <= 1.0)) {
+    throw std::invalid_argument(std::string(op) + ": label_smoothing must be in [0, 1], got " +
+                                std::to_string(smoothing));
   }
   const int axis = logits.ndim == 1 ? 0 : 1;
   Shape row_shape = logits.shape_vector();
   row_shape.erase(row_shape.begin() + axis);
-  if (labels.shape != row_shape) {
-    throw ShapeError(std::string(op) + ": labels must have shape " + shape_text(row_shape) +
-                     " for logits of shape " + shape_text(logits.shape_vector()) + ", got " +
-                     shape_text(labels.shape) + "; classes are axis " + std::to_string(axis) +
-                     " of the logits");
-  }
   std::int64_t rows = 1;
   for (const std::int64_t size : row_shape) rows *= size;
-  require_rows(op, "logits", logits, rows, reduction);
-  const std::int64_t counted = check_labels(op, labels, logits.shape(axis), ignore_index);
+
+  Array weight;
+  if (given(weight_object)) {
+    weight = packed(input(op, "weight", weight_object));
+    same_dtype(op, name, logits, "weight", weight);
+    require_shape(op, "weight", weight, {logits.shape(axis)});
+  }
+  const bool soft = !is_nll && holds_probabilities(labels_object, logits.ndim);
+  Labels labels{};
+  Array probabilities;
+  Counted counted{rows, static_cast<double>(rows)};
+  if (soft) {
+    probabilities = input(op, "labels", labels_object);
+    same_dtype(op, name, logits, "labels", probabilities);
+    require_shape(op, "labels", probabilities, logits.shape_vector());
+    require_rows(op, name, logits, rows, reduction);
+  } else {
+    labels = read_labels(op, labels_object);
+    if (labels.shape != row_shape) {
+      throw ShapeError(std::string(op) + ": labels must have shape " + shape_text(row_shape) +
+                       " for " + name + " of shape " + shape_text(logits.shape_vector()) +
+                       ", got " + shape_text(labels.shape) + "; classes are axis " +
+                       std::to_string(axis));
+    }
+    require_rows(op, name, logits, rows, reduction);
+    counted = check_labels(op, labels, logits.shape(axis), ignore_index,
+                           given(weight_object) ? &weight : nullptr);
+  }
 
   Output loss(op, py::none(), logits.dtype, reduction == Reduction::none ? row_shape : Shape{});
   std::unique_ptr<Output> gradient;
   if (with_grad) {
     gradient = std::make_unique<Output>(op, out_object, logits.dtype, logits.shape_vector());
-    no_overlap(op, *gradient, "logits", logits, Overlap::same_allowed);
+    no_overlap(op, *gradient, name, logits, Overlap::same_allowed);
     if (!gradient->is_fresh) {
+      if (weight.owner) no_overlap(op, *gradient, "weight", weight);
       Array label_array;
       label_array.owner = labels.owner;
       label_array.ndim = static_cast<int>(labels.shape.size());
       for (std::size_t d = 0; d < labels.shape.size(); ++d) label_array.shapes[d] = labels.shape[d];
-      no_overlap(op, *gradient, "labels", label_array);
+      no_overlap(op, *gradient, "labels", soft ? probabilities : label_array);
     }
   }
   const std::int64_t item = item_size(logits.dtype);
@@ -159,8 +212,9 @@ py::object cross_entropy_any(const char* op, py::handle logits_object, py::handl
   for (int d = 0, row = 0; d < logits.ndim; ++d) {
     if (d == axis) continue;
     const auto at = static_cast<std::size_t>(row);
-    dims.add(logits.shape(d), {logits.stride(d), gradient ? gradient->array.stride(d) : 0,
-                               loss_strides[at], labels.strides[at]});
+    dims.add(logits.shape(d),
+             {logits.stride(d), gradient ? gradient->array.stride(d) : 0, loss_strides[at],
+              soft ? probabilities.stride(d) : labels.strides[at]});
     ++row;
   }
   dims.simplify();
@@ -169,16 +223,36 @@ py::object cross_entropy_any(const char* op, py::handle logits_object, py::handl
   args.logits = logits.as<char>() + dims.offsets[0] * item;
   args.dlogits = gradient ? gradient->array.as<char>() + dims.offsets[1] * item : nullptr;
   args.losses = (reduced ? scratch.as<char>() : loss.array.as<char>()) + dims.offsets[2] * item;
-  args.labels = static_cast<const char*>(labels.data) + dims.offsets[3] * (labels.wide ? 8 : 4);
+  args.kind = is_nll          ? RowLoss::nll
+              : soft          ? RowLoss::probabilities
+              : smoothing > 0 ? RowLoss::smooth
+                              : RowLoss::labels;
+  if (soft) {
+    args.probabilities = probabilities.as<char>() + dims.offsets[3] * item;
+    args.class_strides[2] = probabilities.stride(axis);
+  } else {
+    args.labels = static_cast<const char*>(labels.data) + dims.offsets[3] * (labels.wide ? 8 : 4);
+    args.class_strides[2] = 1;
+  }
   args.wide_labels = labels.wide;
   args.ignore_index = ignore_index;
-  const double divisor = reduction == Reduction::mean ? static_cast<double>(counted) : 1.0;
-  args.scale = 1.0 / divisor;
+  args.smoothing = smoothing;
   args.classes = logits.shape(axis);
+  args.weight_sum = static_cast<double>(args.classes);
+  if (weight.owner) {
+    args.weight = weight.data;
+    args.weight_sum = 0.0;
+    for (std::int64_t i = 0; i < args.classes; ++i) args.weight_sum += element(weight, i);
+  }
+  const double divisor = reduction == Reduction::mean ? counted.weight : 1.0;
+  args.scale = 1.0 / divisor;
   args.class_strides[0] = logits.stride(axis);
   args.class_strides[1] = gradient ? gradient->array.stride(axis) : 1;
   args.unit_stride =
-      args.classes == 1 || (args.class_strides[0] == 1 && args.class_strides[1] == 1);
+      args.classes == 1 ||
+      (args.class_strides[0] == 1 && args.class_strides[1] == 1 && args.class_strides[2] == 1);
+  args.stream = args.unit_stride && gradient && args.kind == RowLoss::labels &&
+                args.dlogits != args.logits && 2 * logits.size * item >= kStreamBytes;
   args.row_dims = dims.count;
   for (int d = 0; d < dims.count; ++d) {
     args.row_sizes[d] = dims.sizes[d];
@@ -186,7 +260,7 @@ py::object cross_entropy_any(const char* op, py::handle logits_object, py::handl
   }
   const int last = dims.count - 1;
   args.columns = !args.unit_stride && dims.sizes[last] > 1 && dims.strides[0][last] == 1 &&
-                 (!gradient || dims.strides[1][last] == 1);
+                 (!gradient || dims.strides[1][last] == 1) && (!soft || dims.strides[3][last] == 1);
   std::int64_t units = rows, per_unit = args.classes > 0 ? args.classes : 1;
   if (args.columns && rows > 0) {
     const std::int64_t columns = dims.sizes[last];
@@ -202,12 +276,49 @@ py::object cross_entropy_any(const char* op, py::handle logits_object, py::handl
   return py::make_tuple(loss.finish(), gradient->finish());
 }
 
-py::object mse_any(const char* op, py::handle x_object, py::handle target_object,
-                   py::handle reduction_object, bool with_grad, py::handle out_object) {
+struct PairName {
+  const char *loss, *with_grad;
+  PairLoss op;
+};
+constexpr PairName kPairNames[] = {
+    {"mse_loss", "mse_loss_with_grad", PairLoss::mse},
+    {"l1_loss", "l1_loss_with_grad", PairLoss::l1},
+    {"huber_loss", "huber_loss_with_grad", PairLoss::huber},
+    {"smooth_l1_loss", "smooth_l1_loss_with_grad", PairLoss::smooth_l1},
+    {"binary_cross_entropy", "binary_cross_entropy_with_grad", PairLoss::bce},
+    {"binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_with_grad",
+     PairLoss::bce_with_logits},
+    {"hinge_embedding_loss", "hinge_embedding_loss_with_grad", PairLoss::hinge_embedding},
+    {"kl_div", "kl_div_with_grad", PairLoss::kl_div},
+};
+
+// A factor for every element: what broadcasts to the shape of x, as a dense array.
+Array broadcast_factor(const char* op, const char* name, py::handle object, const Array& x) {
+  const Array own = input(op, name, object);
+  same_dtype(op, "x", x, name, own);
+  py::object wide;
+  try {
+    py::tuple shape(static_cast<std::size_t>(x.ndim));
+    for (int d = 0; d < x.ndim; ++d) shape[static_cast<std::size_t>(d)] = x.shape(d);
+    wide = py::module_::import("numpy").attr("broadcast_to")(object, shape);
+  } catch (const py::error_already_set&) {
+    throw ShapeError(std::string(op) + ": " + name + " must broadcast to the shape of x " +
+                     shape_text(x.shape_vector()) + ", got " + shape_text(own.shape_vector()));
+  }
+  return packed(input(op, name, wide));
+}
+
+py::object pair_loss_any(const char* name, py::handle x_object, py::handle target_object,
+                         py::handle weight_object, py::handle positive_object, double parameter,
+                         bool log_target, py::handle reduction_object, bool with_grad,
+                         py::handle out_object) {
+  const PairName* entry = kPairNames;
+  while (std::strcmp(entry->loss, name) != 0) ++entry;  // the names are those of our own package
+  const char* op = with_grad ? entry->with_grad : entry->loss;
   const Array given_x = input(op, "x", x_object);
   const Array given_target = input(op, "target", target_object);
   same_dtype(op, "x", given_x, "target", given_target);
-  const Reduction reduction = parse_reduction(op, reduction_object);
+  const Reduction reduction = parse_reduction(op, reduction_object, entry->op == PairLoss::kl_div);
   const Shape shape = given_x.shape_vector();
   if (shape != given_target.shape_vector()) {
     throw ShapeError(std::string(op) + ": x and target must have the same shape, got " +
@@ -215,29 +326,40 @@ py::object mse_any(const char* op, py::handle x_object, py::handle target_object
                      "; reshape one of them (broadcasting would compare every pair)");
   }
   require_rows(op, "x", given_x, given_x.size, reduction);
+  Array weight, positive;
+  if (given(weight_object)) weight = broadcast_factor(op, "weight", weight_object, given_x);
+  if (given(positive_object))
+    positive = broadcast_factor(op, "pos_weight", positive_object, given_x);
   Output loss(op, py::none(), given_x.dtype, reduction == Reduction::none ? shape : Shape{});
   std::unique_ptr<Output> gradient;
   if (with_grad) {
     gradient = std::make_unique<Output>(op, out_object, given_x.dtype, shape, dense_strides(shape));
     no_overlap(op, *gradient, "x", given_x, Overlap::same_allowed);
     no_overlap(op, *gradient, "target", given_target, Overlap::same_allowed);
+    if (weight.owner) no_overlap(op, *gradient, "weight", weight);
+    if (positive.owner) no_overlap(op, *gradient, "pos_weight", positive);
   }
   const Array x = packed(given_x), target = packed(given_target);
-  const std::int64_t units = (x.size + kMseChunk - 1) / kMseChunk;
+  const std::int64_t units = (x.size + kPairChunk - 1) / kPairChunk;
   const bool reduced = reduction != Reduction::none;
   const Scratch partials(reduced ? static_cast<std::size_t>(units * item_size(x.dtype)) : 0);
-  const double divisor = reduction == Reduction::mean ? static_cast<double>(x.size) : 1.0;
-  MseArgs args{};
+  double divisor = reduction == Reduction::mean ? static_cast<double>(x.size) : 1.0;
+  if (reduction == Reduction::batch_mean && x.ndim > 0) divisor = static_cast<double>(x.shape(0));
+  PairLossArgs args{};
   args.dtype = x.dtype;
+  args.op = log_target ? PairLoss::kl_div_log : entry->op;
   args.x = x.data;
   args.target = target.data;
+  args.weight = weight.data;
+  args.pos_weight = positive.data;
   args.losses = reduced ? nullptr : loss.data;
   args.partials = reduced ? partials.get() : nullptr;
   args.dx = gradient ? gradient->data : nullptr;
   args.scale = 1.0 / divisor;
+  args.parameter = parameter;
   args.n = x.size;
-  run(mse_kernel(), args,
-      Split{.units = units, .grain = kMseGrain, .interruptible = !gradient || gradient->is_fresh});
+  run(pair_loss_kernel(), args,
+      Split{.units = units, .grain = kPairGrain, .interruptible = !gradient || gradient->is_fresh});
   if (reduced) run_sum(x.dtype, partials.get(), units, divisor, loss.data);
   if (!gradient) return loss.finish();
   return py::make_tuple(loss.finish(), gradient->finish());
@@ -246,24 +368,30 @@ py::object mse_any(const char* op, py::handle x_object, py::handle target_object
 }  // namespace
 
 void bind_loss(py::module_& module) {
-  module.def("cross_entropy", [](py::handle logits, py::handle labels, py::handle reduction,
-                                 std::int64_t ignore_index) {
-    return cross_entropy_any("cross_entropy", logits, labels, reduction, ignore_index, false,
-                             py::none());
-  });
+  module.def("cross_entropy",
+             [](py::handle logits, py::handle labels, py::handle weight, py::handle reduction,
+                std::int64_t ignore_index, double label_smoothing) {
+               return cross_entropy_any("cross_entropy", false, logits, labels, weight, reduction,
+                                        ignore_index, label_smoothing, false, py::none());
+             });
   module.def("cross_entropy_with_grad",
-             [](py::handle logits, py::handle labels, py::handle reduction,
-                std::int64_t ignore_index, py::handle out) {
-               return cross_entropy_any("cross_entropy_with_grad", logits, labels, reduction,
-                                        ignore_index, true, out);
+             [](py::handle logits, py::handle labels, py::handle weight, py::handle reduction,
+                std::int64_t ignore_index, double label_smoothing, py::handle out) {
+               return cross_entropy_any("cross_entropy_with_grad", false, logits, labels, weight,
+                                        reduction, ignore_index, label_smoothing, true, out);
              });
-  module.def("mse_loss", [](py::handle x, py::handle target, py::handle reduction) {
-    return mse_any("mse_loss", x, target, reduction, false, py::none());
+  module.def("nll_loss", [](py::handle log_probs, py::handle labels, py::handle weight,
+                            py::handle reduction, std::int64_t ignore_index) {
+    return cross_entropy_any("nll_loss", true, log_probs, labels, weight, reduction, ignore_index,
+                             0.0, false, py::none());
   });
-  module.def("mse_loss_with_grad",
-             [](py::handle x, py::handle target, py::handle reduction, py::handle out) {
-               return mse_any("mse_loss_with_grad", x, target, reduction, true, out);
+  module.def("nll_loss_with_grad",
+             [](py::handle log_probs, py::handle labels, py::handle weight, py::handle reduction,
+                std::int64_t ignore_index, py::handle out) {
+               return cross_entropy_any("nll_loss_with_grad", true, log_probs, labels, weight,
+                                        reduction, ignore_index, 0.0, true, out);
              });
+  module.def("pair_loss", &pair_loss_any);
 }
 
 }  // namespace hotloop

@@ -11,6 +11,8 @@ namespace {
 
 static_assert(kRowDims == kMaxDims);
 
+// From here on (bytes of all arrays) the output is written around the caches.
+constexpr std::int64_t kStreamBytes = std::int64_t{24} << 20;
 constexpr std::int64_t kGrainElements = 8192;  // exponentials computed in about 10 microseconds
 
 void run_softmax(SoftmaxOp op, const Array& a, const Array& b, const Output& out, int axis) {
@@ -37,6 +39,9 @@ void run_softmax(SoftmaxOp op, const Array& a, const Array& b, const Output& out
     args.unit_stride =
         args.axis_strides[0] == 1 && args.axis_strides[1] == 1 && args.axis_strides[2] == 1;
   }
+  const std::int64_t moved = (b.data == a.data ? 2 : 3) * a.size * item;
+  args.stream =
+      args.unit_stride && moved >= kStreamBytes && args.out != args.a && args.out != args.b;
   args.row_dims = rows.count;
   const int last = rows.count - 1;
   for (int d = 0; d < rows.count; ++d) {

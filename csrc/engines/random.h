@@ -103,14 +103,26 @@ HOTLOOP_SIMD void uniform_unit(std::uint64_t seed, std::uint64_t stream, std::ui
   }
 }
 
-// Words as they are, for comparisons: whole numbers below 2^32.
-HOTLOOP_SIMD void whole_unit(std::uint64_t seed, std::uint64_t stream, std::uint64_t unit,
-                             double* out) {
+// For each of the 32 words all ones where it is at least `least` (at most 2^32), else zeros, in
+// lanes as wide as I.
+template <class I>
+HOTLOOP_SIMD void mask_unit(std::uint64_t seed, std::uint64_t stream, std::uint64_t unit,
+                            std::uint64_t least, I* out) {
+  typedef simd::Int<double>::type S64;
+  typedef std::int32_t I32 __attribute__((vector_size(4 * kLanes)));
   for (int group = 0; group < kGroups; ++group) {
     U64 word[4];
     philox_words(seed, stream, unit * kBlocks + static_cast<std::uint64_t>(group * kLanes), word);
     for (int w = 0; w < 4; ++w) {
-      put(out + w * kBlocks + group * kLanes, top_bits<32>(word[w]));
+      I* to = out + w * kBlocks + group * kLanes;
+      // Signed: there is no unsigned comparison below AVX-512, and both are small.
+      const S64 kept = (S64)(word[w] & fill(0xffffffffu)) >= (S64)fill(least);
+      if constexpr (sizeof(I) == 4) {
+        const I32 narrow = __builtin_convertvector(kept, I32);
+        __builtin_memcpy(to, &narrow, sizeof narrow);
+      } else {
+        __builtin_memcpy(to, &kept, sizeof kept);
+      }
     }
   }
 }

@@ -14,8 +14,8 @@ struct DropoutArgs {
   std::int64_t size;
   DType dtype;
   std::uint64_t seed, stream;
-  double threshold;  // p * 2^32
-  double scale;      // 1 / (1 - p)
+  std::uint64_t threshold;  // p * 2^32, rounded up
+  double scale;             // 1 / (1 - p)
 };
 
 HOTLOOP_KERNEL(dropout_apply, DropoutArgs)

@@ -29,6 +29,7 @@ struct SoftmaxArgs {
   std::int64_t axis_strides[3];
   bool columns;
   bool unit_stride;       // along the row, in every array
+  bool stream;            // write around the caches; dense rows only
   std::int32_t row_dims;  // at least 1, the innermost last
   std::int64_t row_sizes[kRowDims];
   std::int64_t row_strides[3][kRowDims];

@@ -5,10 +5,10 @@
 // over a row, the second leaving the exponentials in y: rows fit L1 or L2, where passes are nearly
 // free and the online form (Milakov and Gimelshein, arXiv 1805.02867) would compute twice the
 // exponentials. Each pass reads an element before it is written, so out may be one of the inputs.
+// Where the arrays exceed the caches, dense rows are written around them.
 #include "kernels/softmax.h"
 
-#include "engines/row_reduction.h"
-#include "simd/math.h"
+#include "engines/exp_sum.h"
 
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
@@ -32,7 +32,7 @@ struct Work {
 template <class T, bool buffered, class Walk>
 [[gnu::always_inline]] static inline void softmax_row(Walk walk, Row<T> row, Work<T> work,
                                                       const std::int64_t* strides) {
-  const Vec<T> top = reduce_walk<MaxOp, T>(walk, [&](Step at) {
+  const Vec<T> top = reduce_walk<TopOp, T>(walk, [&](Step at) {
     const Vec<T> x = walk.load(row.a, strides[0], at);
     if constexpr (buffered) walk.store(work.data, work.stride, at, x);
     return x;
@@ -40,7 +40,7 @@ template <class T, bool buffered, class Walk>
   const T* source = buffered ? work.data : row.a;
   const std::int64_t source_stride = buffered ? work.stride : strides[0];
   const Vec<T> total = reduce_walk<AddOp, T>(walk, [&](Step at) {
-    const Vec<T> power = simd::exp(walk.load(source, source_stride, at) - top);
+    const Vec<T> power = falling_exp(walk.load(source, source_stride, at) - top);
     walk.store(work.data, work.stride, at, power);
     return power;
   });
@@ -53,7 +53,7 @@ template <class T, bool buffered, class Walk>
 template <class T, bool buffered, class Walk>
 [[gnu::always_inline]] static inline void log_softmax_row(Walk walk, Row<T> row, Work<T> work,
                                                           const std::int64_t* strides) {
-  const Vec<T> top = reduce_walk<MaxOp, T>(walk, [&](Step at) {
+  const Vec<T> top = reduce_walk<TopOp, T>(walk, [&](Step at) {
     const Vec<T> x = walk.load(row.a, strides[0], at);
     if constexpr (buffered) walk.store(work.data, work.stride, at, x);
     return x;
@@ -61,7 +61,7 @@ template <class T, bool buffered, class Walk>
   const T* source = buffered ? work.data : row.a;
   const std::int64_t source_stride = buffered ? work.stride : strides[0];
   const Vec<T> total = reduce_walk<AddOp, T>(
-      walk, [&](Step at) { return simd::exp(walk.load(source, source_stride, at) - top); });
+      walk, [&](Step at) { return falling_exp(walk.load(source, source_stride, at) - top); });
   const Vec<T> log_total = simd::log(total);
   // (x - top) first: top may be large, and its difference to x is exact where it matters.
   walk.each([&](Step at) {
@@ -73,9 +73,15 @@ template <class T, class Walk>
 [[gnu::always_inline]] static inline void softmax_backward_row(Walk walk, Row<T> row,
                                                                const std::int64_t* strides) {
   const Vec<T> dot = reduce_walk<AddOp, T>(walk, [&](Step at) {
+    // Lines to be written are asked for while those that are read arrive.
+    if constexpr (Walk::most_rows == 1) __builtin_prefetch(row.out + at.index * strides[2], 1);
     return walk.load(row.a, strides[0], at) * walk.load(row.b, strides[1], at);
   });
   walk.each([&](Step at) {
+    if constexpr (Walk::most_rows == 1) {  // the next row, while this one is in L1
+      simd::prefetch(row.a + (at.index + walk.n) * strides[0]);
+      simd::prefetch(row.b + (at.index + walk.n) * strides[1]);
+    }
     const Vec<T> dy = walk.load(row.a, strides[0], at), y = walk.load(row.b, strides[1], at);
     walk.store(row.out, strides[2], at, y * (dy - dot));
   });
@@ -145,6 +151,60 @@ static inline void softmax_columns(const SoftmaxArgs& args, std::int64_t begin, 
   }
 }
 
+// A dense row of arrays larger than the caches. The exponentials wait in a buffer, or, beyond its
+// size, are computed twice.
+template <SoftmaxOp op, class T>
+[[gnu::always_inline]] static inline void streamed_row(std::int64_t n, Row<T> row, T* buffer) {
+  const AlongRow<T, true> walk{n};
+  const auto a = [&](std::int64_t i, int count) { return simd::load_upto(row.a + i, count); };
+  const auto b = [&](std::int64_t i, int count) { return simd::load_upto(row.b + i, count); };
+  if constexpr (op == SoftmaxOp::softmax || op == SoftmaxOp::log_softmax) {
+    const Vec<T> top =
+        reduce_walk<TopOp, T>(walk, [&](Step at) { return walk.load(row.a, 1, at); });
+    const bool kept = op == SoftmaxOp::softmax && n <= kRowBuffer;
+    const Vec<T> total = reduce_walk<AddOp, T>(walk, [&](Step at) {
+      const Vec<T> power = falling_exp(walk.load(row.a, 1, at) - top);
+      if (kept) walk.store(buffer, 1, at, power);
+      return power;
+    });
+    if constexpr (op == SoftmaxOp::log_softmax) {
+      const Vec<T> log_total = simd::log(total);
+      stream_row(row.out, n,
+                 [&](std::int64_t i, int count) { return a(i, count) - top - log_total; });
+      return;
+    }
+    const Vec<T> scale = simd::set1<T>(T(1)) / total;
+    if (kept) {
+      stream_row(row.out, n, [&](std::int64_t i, int count) {
+        return simd::load_upto(buffer + i, count) * scale;
+      });
+    } else {
+      stream_row(row.out, n,
+                 [&](std::int64_t i, int count) { return falling_exp(a(i, count) - top) * scale; });
+    }
+  } else if constexpr (op == SoftmaxOp::softmax_backward) {
+    const Vec<T> dot = reduce_walk<AddOp, T>(
+        walk, [&](Step at) { return walk.load(row.a, 1, at) * walk.load(row.b, 1, at); });
+    stream_row(row.out, n,
+               [&](std::int64_t i, int count) { return b(i, count) * (a(i, count) - dot); });
+  } else {
+    const Vec<T> total =
+        reduce_walk<AddOp, T>(walk, [&](Step at) { return walk.load(row.a, 1, at); });
+    stream_row(row.out, n, [&](std::int64_t i, int count) {
+      return simd::fnma(simd::exp(b(i, count)), total, a(i, count));
+    });
+  }
+}
+
+template <SoftmaxOp op, class T>
+static inline void streamed_rows(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
+  alignas(64) T buffer[kRowBuffer];
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    streamed_row<op, T>(args.n, find_row<T>(args, args.row_dims, unit), buffer);
+  }
+  simd::stream_fence();
+}
+
 template <SoftmaxOp op, class T, bool unit_stride>
 static inline void softmax_rows(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
   const AlongRow<T, unit_stride> walk{args.n};
@@ -157,6 +217,7 @@ static inline void softmax_rows(const SoftmaxArgs& args, std::int64_t begin, std
 template <SoftmaxOp op, class T>
 static inline void softmax_body(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
   if (args.columns) return softmax_columns<op, T>(args, begin, end);
+  if (args.stream) return streamed_rows<op, T>(args, begin, end);
   if (args.unit_stride) return softmax_rows<op, T, true>(args, begin, end);
   softmax_rows<op, T, false>(args, begin, end);
 }

@@ -27,13 +27,13 @@ def dropout(
     also where x is NaN. ``p=1`` drops everything.
 
     Args:
-        x: any shape, float32 or float64, any strides (packed if not contiguous).
+        x: any shape, float32 or float64, any strides (packed if not in C order).
         p: probability of dropping, from 0 to 1.
         key: (seed, stream); by default `random_key()`. Pass one to be able to go backward.
         out: where to write; may be x itself. Any strides (through scratch if not contiguous).
 
     Returns:
-        An array of x's shape and dtype, in C order.
+        An array of x's shape and dtype, in x's memory order.
 
     Raises:
         ShapeError: `out` has another shape.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,43 +11,60 @@ from .. import kernels
 from .._core import DTypeError, ShapeError
 from ..autograd import Node, Value, record, recording, wrap
 from .common import Array, is_float, operands, tensor_of
-from .reduction import log_softmax
-from .shape import movedim, reshape
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
 
-__all__ = ["cross_entropy", "mse_loss"]
+__all__ = [
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy",
+    "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "mse_loss", "nll_loss",
+    "smooth_l1_loss",
+]  # fmt: skip
 
 _REDUCTIONS = ("none", "mean", "sum")
 
 
-def _check_reduction(op: str, reduction: str) -> None:
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"{op}: reduction must be one of {_REDUCTIONS}, got {reduction!r}")
+def _check_reduction(op: str, reduction: str, allowed: tuple[str, ...] = _REDUCTIONS) -> None:
+    if reduction not in allowed:
+        raise ValueError(f"{op}: reduction must be one of {allowed}, got {reduction!r}")
 
 
-def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """(input - target)**2, averaged, summed or as it is; the shapes must be equal."""
-    _check_reduction("mse_loss", reduction)
-    x, y = operands("mse_loss", input, target)
+def _pair(
+    op: str,
+    kernel: Callable[..., Array],
+    with_grad: Callable[..., tuple[Array, Array]],
+    input: Tensor,
+    target: Tensor,
+    reduction: str,
+    symmetric: bool = False,
+    **options: Any,
+) -> Tensor:
+    """A loss of pairs of elements; where it is symmetric the target may want a gradient too."""
+    x, y = operands(op, input, target)
     xa, ya = x._data, y._data
     if xa.shape != ya.shape:
         raise ShapeError(
-            f"mse_loss: input and target must have the same shape, got {xa.shape} and {ya.shape}; "
+            f"{op}: input and target must have the same shape, got {xa.shape} and {ya.shape}; "
             "reshape one of them (target.reshape(input.shape), input.squeeze(1))"
         )
     if not is_float(xa):
-        raise DTypeError(f"mse_loss: float tensors are expected, got {xa.dtype}; call .float()")
+        raise DTypeError(f"{op}: float tensors are expected, got {xa.dtype}; call .float()")
     if reduction == "mean" and xa.size == 0:
-        raise ShapeError(f"mse_loss: at least one element is expected, got shape {xa.shape}")
+        raise ShapeError(f"{op}: at least one element is expected, got shape {xa.shape}")
+    if not symmetric and recording(y):
+        raise ValueError(f"{op}: the target must not require a gradient; pass target.detach()")
     if recording(x, y):
-        loss, gradient = kernels.mse_loss_with_grad(xa, ya, reduction=reduction)
-        return record(np.asarray(loss), _mse_backward, (x, y), (gradient,))
-    return wrap(np.asarray(kernels.mse_loss(xa, ya, reduction=reduction)))
+        loss, gradient = with_grad(xa, ya, reduction=reduction, **options)
+        backward = _symmetric_backward if symmetric else _pair_backward
+        return record(np.asarray(loss), backward, (x, y) if symmetric else (x,), (gradient,))
+    return wrap(np.asarray(kernel(xa, ya, reduction=reduction, **options)))
 
 
-def _mse_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+def _pair_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    return (_scaled(node.saved[0], dy),)
+
+
+def _symmetric_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
     wants_x, wants_y = node.inputs
     dx = _scaled(node.saved[0], dy)
     return None if wants_x is None else dx, None if wants_y is None else kernels.neg(dx)
@@ -60,10 +78,122 @@ def _scaled(gradient: Array, dy: Array) -> Array:
     return scaled
 
 
+def _factor(factor: Tensor | Array | None) -> Array | None:
+    """A weight as an array; it takes part in no gradient."""
+    if factor is None:
+        return None
+    return factor._data if isinstance(factor, Value) else np.asarray(factor)
+
+
+def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """(input - target)**2, averaged, summed or as it is; the shapes must be equal."""
+    _check_reduction("mse_loss", reduction)
+    forward, both = kernels.mse_loss, kernels.mse_loss_with_grad
+    return _pair("mse_loss", forward, both, input, target, reduction, True)
+
+
+def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """|input - target|, averaged, summed or as it is; the shapes must be equal."""
+    _check_reduction("l1_loss", reduction)
+    forward, both = kernels.l1_loss, kernels.l1_loss_with_grad
+    return _pair("l1_loss", forward, both, input, target, reduction, True)
+
+
+def huber_loss(
+    input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0
+) -> Tensor:
+    """d**2 / 2 for d = |input - target| up to delta, delta * (d - delta / 2) beyond."""
+    _check_reduction("huber_loss", reduction)
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta must be above 0, got {delta}")
+    forward, both = kernels.huber_loss, kernels.huber_loss_with_grad
+    return _pair("huber_loss", forward, both, input, target, reduction, True, delta=delta)
+
+
+def smooth_l1_loss(
+    input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0
+) -> Tensor:
+    """d**2 / (2 beta) for d = |input - target| below beta, d - beta / 2 beyond."""
+    _check_reduction("smooth_l1_loss", reduction)
+    if not beta >= 0:
+        raise ValueError(f"smooth_l1_loss: beta must be at least 0, got {beta}")
+    forward, both = kernels.smooth_l1_loss, kernels.smooth_l1_loss_with_grad
+    return _pair("smooth_l1_loss", forward, both, input, target, reduction, True, beta=beta)
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | Array | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """-(target log(input) + (1 - target) log(1 - input)) for probabilities.
+
+    Better numbers come from `binary_cross_entropy_with_logits`. The weight broadcasts to the shape
+    of the input. The logarithms are held above -100.
+    """
+    op = "binary_cross_entropy"
+    _check_reduction(op, reduction)
+    data = tensor_of(op, input)._data
+    if data.size and not (data.min() >= 0 and data.max() <= 1):
+        raise ValueError(
+            f"{op}: the input must lie in [0, 1], got {data.min()} to {data.max()}; pass logits to "
+            "binary_cross_entropy_with_logits"
+        )
+    forward, both = kernels.binary_cross_entropy, kernels.binary_cross_entropy_with_grad
+    return _pair(op, forward, both, input, target, reduction, weight=_factor(weight))
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | Array | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | Array | None = None,
+) -> Tensor:
+    """The binary cross entropy of sigmoid(input), exact for large inputs.
+
+    Args:
+        input: logits.
+        target: probabilities of 1, in the shape of the input.
+        weight: a factor of each loss; broadcasts to the shape of the input.
+        reduction: "mean", "sum" or "none".
+        pos_weight: a factor of the positive part of the loss; broadcasts likewise.
+    """
+    op = "binary_cross_entropy_with_logits"
+    _check_reduction(op, reduction)
+    forward = kernels.binary_cross_entropy_with_logits
+    both = kernels.binary_cross_entropy_with_logits_with_grad
+    factors: dict[str, Any] = {"weight": _factor(weight), "pos_weight": _factor(pos_weight)}
+    return _pair(op, forward, both, input, target, reduction, **factors)
+
+
+def hinge_embedding_loss(
+    input: Tensor, target: Tensor, margin: float = 1.0, reduction: str = "mean"
+) -> Tensor:
+    """input where the target is 1, max(0, margin - input) where it is -1."""
+    op = "hinge_embedding_loss"
+    _check_reduction(op, reduction)
+    forward, both = kernels.hinge_embedding_loss, kernels.hinge_embedding_loss_with_grad
+    return _pair(op, forward, both, input, target, reduction, margin=margin)
+
+
+def kl_div(
+    input: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False
+) -> Tensor:
+    """target (log(target) - input) for log-probabilities; "batchmean" is the divergence itself."""
+    _check_reduction("kl_div", reduction, (*_REDUCTIONS, "batchmean"))
+    forward, both = kernels.kl_div, kernels.kl_div_with_grad
+    return _pair("kl_div", forward, both, input, target, reduction, log_target=log_target)
+
+
+# ---- rows and labels ------------------------------------------------------------------------
+
+
 def cross_entropy(
     input: Tensor,
     target: Tensor | Array,
-    weight: Tensor | None = None,
+    weight: Tensor | Array | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
@@ -80,117 +210,50 @@ def cross_entropy(
     """
     _check_reduction("cross_entropy", reduction)
     x = tensor_of("cross_entropy", input)
-    xa = x._data
-    labels = target._data if isinstance(target, Value) else np.asarray(target)
-    if xa.ndim != 2:
-        return _reshaped(x, labels, weight, ignore_index, reduction, label_smoothing)
-    if weight is not None or label_smoothing != 0.0 or labels.dtype.kind == "f":
-        return _general(x, labels, weight, ignore_index, reduction, label_smoothing)
+    labels = _labels("cross_entropy", target)
+    options = {
+        "weight": _factor(weight),
+        "reduction": reduction,
+        "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+    }
     if recording(x):
-        loss, gradient = kernels.cross_entropy_with_grad(
-            xa, labels, reduction=reduction, ignore_index=ignore_index
-        )
-        return record(np.asarray(loss), _cross_entropy_backward, (x,), (gradient,))
-    loss = kernels.cross_entropy(xa, labels, reduction=reduction, ignore_index=ignore_index)
-    return wrap(np.asarray(loss))
+        loss, gradient = kernels.cross_entropy_with_grad(x._data, labels, **options)
+        return record(np.asarray(loss), _rows_backward, (x,), (gradient,))
+    return wrap(np.asarray(kernels.cross_entropy(x._data, labels, **options)))
 
 
-def _cross_entropy_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    return (_scaled(node.saved[0], dy[:, None] if dy.ndim else dy),)
-
-
-def _reshaped(
-    x: Tensor,
-    labels: Array,
-    weight: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
+def nll_loss(
+    input: Tensor,
+    target: Tensor | Array,
+    weight: Tensor | Array | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
 ) -> Tensor:
-    """Logits of one sample (classes,), or of places (n, classes, ...)."""
-    shape = x._data.shape
-    if not shape:
-        raise ShapeError("cross_entropy: logits must have shape (n, classes), got ()")
-    axis = 1 if len(shape) > 2 else 0
-    expected = shape[:axis] + shape[axis + 1 :]
-    if labels.shape not in (expected, shape):
-        raise ShapeError(
-            f"cross_entropy: labels of shape {expected} are expected for logits of shape {shape}, "
-            f"got {labels.shape}"
-        )
-    if labels.dtype.kind == "f":
-        labels = np.moveaxis(labels, axis, -1)
-    flat = reshape(movedim(x, axis, -1), (-1, shape[axis]))
-    flat_labels = labels.reshape((-1, shape[axis]) if labels.dtype.kind == "f" else -1)
-    loss = cross_entropy(flat, flat_labels, weight, ignore_index, reduction, label_smoothing)
-    return reshape(loss, expected) if reduction == "none" else loss
+    """-weight[target] * input[target]: log-probabilities (n, classes) or (n, classes, ...)."""
+    _check_reduction("nll_loss", reduction)
+    x = tensor_of("nll_loss", input)
+    labels = _labels("nll_loss", target)
+    options = {"weight": _factor(weight), "reduction": reduction, "ignore_index": ignore_index}
+    if recording(x):
+        loss, gradient = kernels.nll_loss_with_grad(x._data, labels, **options)
+        return record(np.asarray(loss), _rows_backward, (x,), (gradient,))
+    return wrap(np.asarray(kernels.nll_loss(x._data, labels, **options)))
 
 
-def _general(
-    x: Tensor,
-    labels: Array,
-    weight: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-) -> Tensor:
-    """By log_softmax times the target's probabilities: every option, several passes."""
-    rows, classes = x._data.shape
-    dtype = x._data.dtype
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
-    factors = np.ones(classes, dtype)
-    if weight is not None:
-        factors = weight._data
-        if factors.shape != (classes,) or factors.dtype != dtype:
-            raise ShapeError(
-                f"cross_entropy: weight must be {dtype} of shape {(classes,)}, got "
-                f"{factors.dtype} of shape {factors.shape}"
-            )
-    if labels.dtype.kind == "f":
-        if labels.shape != x._data.shape or labels.dtype != dtype:
-            raise ShapeError(
-                f"cross_entropy: probabilities must be {dtype} of the logits' shape "
-                f"{x._data.shape}, got {labels.dtype} of shape {labels.shape}"
-            )
-        target = labels * factors if label_smoothing == 0.0 else labels
-        total = float(rows)
-        if label_smoothing:
-            target = (labels * (1 - label_smoothing) + label_smoothing / classes) * factors
+def _labels(op: str, target: Tensor | Array) -> Array:
+    if isinstance(target, Value):
+        if recording(target):
+            raise ValueError(f"{op}: the target must not require a gradient; pass target.detach()")
+        labels = target._data
     else:
-        target, total = _one_hot(labels, (rows, classes), factors, ignore_index, label_smoothing)
-    loss = -(log_softmax(x, 1) * wrap(np.ascontiguousarray(target, dtype))).sum(1)
-    if reduction == "none":
-        return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / total
+        labels = np.asarray(target)
+    small = labels.dtype.kind in "iu" and labels.dtype not in (np.int64, np.int32)
+    return labels.astype(np.int64) if small else labels
 
 
-def _one_hot(
-    labels: Array,
-    shape: tuple[int, int],
-    factors: Array,
-    ignore_index: int,
-    label_smoothing: float,
-) -> tuple[Array, float]:
-    """The target's weighted probabilities, and the sum of the labels' weights."""
-    rows, classes = shape
-    if labels.dtype.kind not in "iu":
-        raise DTypeError(f"cross_entropy: labels must be integers, got {labels.dtype}")
-    if labels.shape != (rows,):
-        raise ShapeError(
-            f"cross_entropy: labels of shape {(rows,)} are expected for logits of shape {shape}, "
-            f"got {labels.shape}"
-        )
-    kept = labels != ignore_index
-    wrong = kept & ((labels < 0) | (labels >= classes))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(
-            f"cross_entropy: labels must be in [0, {classes - 1}], got {int(labels[row])} in row "
-            f"{row}"
-        )
-    index = np.flatnonzero(kept)
-    target = np.zeros(shape, factors.dtype)
-    target[index] = factors * factors.dtype.type(label_smoothing / classes)
-    target[index, labels[index]] += factors[labels[index]] * factors.dtype.type(1 - label_smoothing)
-    return target, float(factors[labels[index]].sum())
+def _rows_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    gradient = node.saved[0]
+    if dy.ndim:
+        dy = np.expand_dims(dy, min(1, gradient.ndim - 1))
+    return (_scaled(gradient, dy),)

@@ -15,6 +15,8 @@ from ._rivals import torch_call
 NETWORKS: dict[str, tuple[tuple[int, ...], ...]] = {
     "55,050 parameters in 6 tensors": ((64, 784), (64,), (64, 64), (64,), (10, 64), (10,)),
     "2.2 M parameters in 4 tensors": ((1024, 1024), (1024,), (1088, 1024), (1088,)),
+    "2.2 M parameters in 161 tensors": ((13_665,),) * 161,
+    "25 M parameters in 161 tensors": ((155_280,),) * 161,
 }
 
 
@@ -34,6 +36,12 @@ def _adam(arrays: Arrays) -> Call:
     params, grads, first, second = (arrays[n] for n in ("params", "grads", "first", "second"))
     step = hl.kernels.adam_step
     return lambda: step(params, grads, first, second, lr=1e-3, step=1)
+
+
+def _adamw_clipped(arrays: Arrays) -> Call:
+    params, grads, first, second = (arrays[n] for n in ("params", "grads", "first", "second"))
+    step = hl.kernels.adamw_step
+    return lambda: step(params, grads, first, second, lr=1e-3, step=1, max_norm=1.0)
 
 
 def _adam_numpy(arrays: Arrays) -> Call:
@@ -77,6 +85,20 @@ def _torch(kind: str, **how: Any) -> Build:
     return torch_call(make)
 
 
+def _torch_clipped(torch: Any, t: dict[str, Any]) -> Call:
+    params = [torch.from_numpy(value).requires_grad_() for value in t["params"]]
+    grads = [torch.from_numpy(grad) for grad in t["grads"]]
+    for param, grad in zip(params, grads):
+        param.grad = grad
+    optimizer = torch.optim.AdamW(params, lr=1e-3, fused=True)
+
+    def call() -> None:
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+
+    return call
+
+
 def _cases(label: str, shapes: tuple[tuple[int, ...], ...]) -> list[Case]:
     size = float(sum(int(np.prod(shape)) for shape in shapes))
     large = size > 1e6
@@ -95,7 +117,7 @@ def _cases(label: str, shapes: tuple[tuple[int, ...], ...]) -> list[Case]:
                 "torch": {"fused": _torch("Adam", fused=True), "eager": _torch("Adam")},
             },
             bytes=28 * size,
-            target=Target("torch", 1.0) if large else None,
+            target=Target("torch", 1.05 if large else 1.5),
             quick=not large,
             **shared,
         ),
@@ -110,6 +132,13 @@ def _cases(label: str, shapes: tuple[tuple[int, ...], ...]) -> list[Case]:
                 },
             },
             bytes=20 * size,
+            target=Target("torch", 1.05 if large else 1.5),
+            **shared,
+        ),
+        Case(
+            name=f"adamw_step with clipping, {label}",
+            contenders={"hotloop": _adamw_clipped, "torch": torch_call(_torch_clipped)},
+            bytes=32 * size,
             **shared,
         ),
     ]

@@ -8,7 +8,7 @@ import numpy as np
 
 import hotloop as hl
 
-from ..case import Arrays, Call, Case, normal
+from ..case import Arrays, Call, Case, Target, normal
 from ._rivals import jax_call, onnx_call, torch_call
 
 
@@ -33,7 +33,7 @@ def _numpy_log(arrays: Arrays) -> Call:
     return call
 
 
-def _rows(name: str, rows: int, columns: int) -> Case:
+def _rows(name: str, rows: int, columns: int, promised: float = 0.0) -> Case:
     def inputs(rng: np.random.Generator) -> Arrays:
         x = normal(rng, rows, columns)
         return {"x": x, "out": np.zeros_like(x)}
@@ -60,13 +60,40 @@ def _rows(name: str, rows: int, columns: int) -> Case:
         bytes=8.0 * rows * columns,
         ceiling="copy" if rows * columns >= 1_000_000 else "",
         rtol=1e-5,
+        target=Target("torch", promised) if promised else None,
         quick=rows * columns < 10_000,
+    )
+
+
+def _backward(rows: int, columns: int) -> Case:
+    def inputs(rng: np.random.Generator) -> Arrays:
+        y = hl.kernels.softmax(normal(rng, rows, columns))
+        return {"dy": normal(rng, rows, columns), "y": y, "out": np.zeros_like(y)}
+
+    def ours(arrays: Arrays) -> Call:
+        dy, y, out = arrays["dy"], arrays["y"], arrays["out"]
+        return lambda: hl.kernels.softmax_backward(dy, y, out=out)
+
+    def theirs(torch: Any, t: dict[str, Any]) -> Call:
+        return lambda: torch._softmax_backward_data(t["dy"], t["y"], -1, torch.float32)
+
+    return Case(
+        family="softmax",
+        name=f"softmax_backward of ({rows}, {columns}) f32, out=",
+        inputs=inputs,
+        contenders={"hotloop": ours, "torch": torch_call(theirs)},
+        bytes=12.0 * rows * columns,
+        rtol=1e-4,
+        target=Target("torch", 1.0),
     )
 
 
 CASES = [
     _rows("softmax", 32, 10),
-    _rows("softmax", 4096, 1000),
-    _rows("softmax", 256, 50257),
+    _rows("softmax", 128, 10, 1.5),
+    _rows("softmax", 4096, 1000, 1.5),
+    _rows("softmax", 256, 50257, 1.5),
     _rows("log_softmax", 4096, 1000),
+    _backward(1000, 1000),
+    _backward(4096, 1000),
 ]
