@@ -1,5 +1,6 @@
 """Optimizers with PyTorch's names, defaults and numerics; Lion and LAMB after their papers."""
 
+from hotloop.optim import lr_scheduler as lr_scheduler
 from hotloop.optim.adadelta import Adadelta
 from hotloop.optim.adagrad import Adagrad
 from hotloop.optim.adam import Adam, AdamW
