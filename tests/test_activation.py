@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import hotloop as hl
+from conftest import LEVELS
 from hotloop import _core, kernels
+from hotloop.benchmarks import accuracy
 from reference import (
     EDGE_SIZES,
     LAYOUTS,
@@ -225,3 +227,40 @@ def test_messages():
     assert_same(kernels.relu(frozen), x)
     with pytest.raises(hl.DTypeError):
         kernels.relu(x.astype(">f4"), out=np.zeros(4, ">f4"))
+
+
+# ------------------------------------------------------------------------------------------
+# Accuracy over all of float32, and the tails of float64.
+
+ULP = {"sigmoid": 2.0, "tanh": 2.0, "silu": 2.0, "softplus": 2.0, "gelu": 2.5}
+
+
+@pytest.mark.parametrize("name", ULP)
+def test_ulp_over_all_of_float32(name):
+    x = accuracy.sweep()
+    with np.errstate(all="ignore"):
+        expected = accuracy.REFERENCES[name](x.astype(np.float64))
+    for level in LEVELS:
+        try:
+            with kernels.force_isa(level):
+                actual = getattr(kernels, name)(x)
+        except ValueError:  # this CPU lacks it
+            continue
+        error = accuracy.ulp_error(actual, expected)
+        worst = int(np.argmax(error))
+        assert error[worst] <= ULP[name], f"{level}: {name}({x[worst]!r}): {error[worst]} ULP"
+
+
+def test_tails_of_float64(level, rng):
+    x = -rng.uniform(0, 37, 4000)
+    # The reference rounds the argument of erfc, which multiplies that by x * x.
+    expected = 0.5 * x * np.vectorize(math.erfc)(-x / math.sqrt(2))
+    error = np.abs(kernels.gelu(x) / expected - 1)
+    assert (error <= 2.3e-16 * (8 + x * x)).all()
+    assert_same(kernels.gelu(-x), -x - np.abs(kernels.gelu(x)))
+    x = -rng.uniform(0, 740, 4000)
+    expected = (x.astype(np.longdouble) * np.exp(x.astype(np.longdouble))) / (
+        1 + np.exp(x.astype(np.longdouble))
+    )
+    far = np.abs(expected) > 1e-300
+    assert (np.abs(kernels.silu(x) / expected - 1)[far] <= 1e-15).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hotloop as hl
+from hotloop import kernels
 from hotloop.kernels import normal, uniform
 from reference import LAYOUTS, assert_same, assert_same_bits, empty_with_layout, ulp_error
 from test_philox import philox_words
@@ -145,3 +146,48 @@ def test_shapes_and_defaults():
 def test_bad_input(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_bernoulli(level, dtype):
+    for size in (0, 1, 31, 32, 33, 100_003):
+        for p in (0.0, 0.3, 1.0):
+            x = kernels.bernoulli(size, p, dtype=dtype, key=(3, 5))
+            unit = kernels.uniform(size, dtype=dtype, key=(3, 5))
+            assert_same(x, (unit < dtype(p)).astype(dtype))
+    assert abs(x.mean() - 1) == 0
+    assert abs(kernels.bernoulli(100_000, 0.3, key=(1, 2)).mean() - 0.3) < 0.01
+    out = np.empty((4, 6), dtype)[:, ::2]
+    assert kernels.bernoulli((4, 3), 0.5, out=out) is out
+    with pytest.raises(ValueError, match=r"bernoulli: p must be in \[0, 1\], got 1.5"):
+        kernels.bernoulli(3, 1.5)
+
+
+def test_bernoulli_of_tensors():
+    hl.seed(1)
+    p = np.tile(np.array([0.0, 0.25, 1.0]), (20_000, 1))
+    x = hl.bernoulli(hl.tensor(p))
+    assert x.dtype == np.float64
+    np.testing.assert_allclose(x.numpy().mean(0), [0, 0.25, 1], atol=0.02)
+    y = hl.zeros(10_000).bernoulli_(0.5)
+    assert abs(y.numpy().mean() - 0.5) < 0.05
+    assert hl.bernoulli(y, 1.0).numpy().all()
+    with pytest.raises(ValueError, match="probabilities"):
+        hl.bernoulli(hl.tensor([2.0]))
+
+
+def test_permutation():
+    for n in (0, 1, 2, 3, 1000):
+        order = kernels.permutation(n, key=(7, 1))
+        assert order.dtype == np.int64
+        np.testing.assert_array_equal(np.sort(order), np.arange(n))
+        np.testing.assert_array_equal(order, kernels.permutation(n, key=(7, 1)))
+    # Every order of three is about equally likely: 6000 draws, 1000 each, deviation 29.
+    draws = [tuple(kernels.permutation(3, key=(0, i)).tolist()) for i in range(6000)]
+    counts = [draws.count(order) for order in sorted(set(draws))]
+    assert len(counts) == 6
+    assert max(counts) < 1200
+    assert min(counts) > 800
+    places = np.mean([kernels.permutation(100, key=(1, i)) for i in range(2000)], axis=0)
+    assert np.abs(places - 49.5).max() < 5
+    with pytest.raises(hl.ShapeError, match="permutation: n must not be negative, got -1"):
+        kernels.permutation(-1)

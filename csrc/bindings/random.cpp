@@ -2,10 +2,12 @@
 #include "kernels/random.h"
 
 #include <cmath>
+#include <utility>
 
 #include "bindings/array.h"
 #include "bindings/params.h"
 #include "bindings/random_key.h"
+#include "math/philox.h"
 
 namespace hotloop {
 namespace {
@@ -57,6 +59,32 @@ py::object fill(const char* op, Kernel<RandomArgs> kernel, std::int64_t grain, p
   return output.finish();
 }
 
+// Fisher and Yates' shuffle: number i takes 64 bits of the stream, scaled to [0, i] (Lemire); what
+// they leave uneven is below i / 2^64.
+py::object permutation(std::int64_t count, py::handle key) {
+  if (count < 0) {
+    throw ShapeError("permutation: n must not be negative, got " + std::to_string(count));
+  }
+  const RandomKey random = parse_key("permutation", key);
+  py::array result = new_array("permutation", py::dtype("int64"), {count});
+  auto* order = static_cast<std::int64_t*>(result.mutable_data());
+  for (std::int64_t i = 0; i < count; ++i) order[i] = i;
+  math::PhiloxBlock block{};
+  for (std::int64_t i = count - 1; i > 0; --i) {
+    const auto index = static_cast<std::uint64_t>(count - 1 - i);
+    if (index % 2 == 0) block = math::philox_at(random.seed, random.stream, index / 2);
+    const std::uint32_t* half = block.word + 2 * (index % 2);
+    // The upper 64 bits of bits * (i + 1), in halves.
+    const std::uint64_t low = half[0], high = half[1], bound = static_cast<std::uint64_t>(i) + 1;
+    const std::uint64_t upper = bound >> 32, lower = bound & 0xffffffffu;
+    const std::uint64_t middle = high * lower + (low * lower >> 32);
+    const std::uint64_t crossed = low * upper + (middle & 0xffffffffu);
+    const std::uint64_t at = high * upper + (middle >> 32) + (crossed >> 32);
+    std::swap(order[i], order[at]);
+  }
+  return result;
+}
+
 }  // namespace
 
 void bind_random(py::module_& module) {
@@ -76,6 +104,16 @@ void bind_random(py::module_& module) {
     }
     return fill("normal", random_normal_kernel(), kNormalGrain, shape, mean, std, dtype, key, out);
   });
+  module.def("bernoulli", [](py::handle shape, double probability, py::handle dtype, py::handle key,
+                             py::handle out) {
+    if (!(probability >= 0 && probability <= 1)) {
+      throw std::invalid_argument("bernoulli: p must be in [0, 1], got " +
+                                  std::to_string(probability));
+    }
+    return fill("bernoulli", random_bernoulli_kernel(), kUniformGrain, shape, 0, probability, dtype,
+                key, out);
+  });
+  module.def("permutation", &permutation);
   module.def("random_key", [] {
     const RandomKey key = next_key();
     return py::make_tuple(key.seed, key.stream);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "math/activation.h"
+#include "simd/gate.h"
 #include "simd/math.h"
 
 namespace hotloop::HOTLOOP_LEVEL {

@@ -19,5 +19,7 @@ struct RandomArgs {
 
 HOTLOOP_KERNEL(random_uniform, RandomArgs)  // numbers in [0, 1)
 HOTLOOP_KERNEL(random_normal, RandomArgs)   // mean 0, variance 1
+// 1 where the uniform number is below `scale`, else 0; `shift` is not read.
+HOTLOOP_KERNEL(random_bernoulli, RandomArgs)
 
 }  // namespace hotloop

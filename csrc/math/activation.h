@@ -38,7 +38,7 @@ HOTLOOP_FORMULA elu_backward(V dy, V y, double alpha) {
 }
 
 HOTLOOP_FORMULA gelu(V x, double) {
-  return max_or_b(splat(x, -40), x) * normal_cdf(x);
+  return gelu(x);
 }
 HOTLOOP_FORMULA gelu_backward(V dy, V x, double) {
   const V near = min_or_b(splat(x, 40), max_or_b(splat(x, -40), x));
@@ -62,7 +62,7 @@ HOTLOOP_FORMULA gelu_tanh_backward(V dy, V x, double) {
 }
 
 HOTLOOP_FORMULA silu(V x, double) {
-  return max_or_b(splat(x, -1000), x) * sigmoid(x);
+  return silu(x);
 }
 HOTLOOP_FORMULA silu_backward(V dy, V x, double) {
   const V near = min_or_b(splat(x, 1000), max_or_b(splat(x, -1000), x));

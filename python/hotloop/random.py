@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .tensor import Tensor
 
 __all__ = [
-    "get_rng_state", "manual_seed", "rand", "rand_like", "randint", "randn", "randn_like",
-    "randperm", "seed", "set_rng_state",
+    "bernoulli", "get_rng_state", "manual_seed", "rand", "rand_like", "randint", "randn",
+    "randn_like", "randperm", "seed", "set_rng_state",
 ]  # fmt: skip
 
 
@@ -77,5 +77,18 @@ def randint(low: int, high: int | None = None, size: Sequence[int] = ()) -> Tens
 
 def randperm(n: int) -> Tensor:
     """The integers from 0 to n - 1 in random order."""
-    unit = kernels.uniform((n,), dtype=np.dtype(np.float64))
-    return wrap(np.argsort(unit, kind="stable"))
+    return wrap(kernels.permutation(n))
+
+
+def bernoulli(a: Tensor, p: float | None = None) -> Tensor:
+    """1 with the probability that a's element names (or p, for all), else 0; of a's shape and
+    dtype, without gradient."""
+    data = a._data
+    if data.dtype.kind != "f":
+        raise _core.DTypeError(f"bernoulli: a float tensor is expected, got {data.dtype}")
+    if p is not None:
+        return wrap(kernels.bernoulli(data.shape, p, dtype=data.dtype))
+    if not ((data >= 0) & (data <= 1)).all():
+        raise ValueError("bernoulli: probabilities must be in [0, 1], got others")
+    unit = kernels.uniform(data.shape, dtype=data.dtype)
+    return wrap(kernels.where(kernels.lt(unit, data), np.ones((), data.dtype), 0))

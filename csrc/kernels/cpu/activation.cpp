@@ -5,6 +5,7 @@
 
 #include "engines/map.h"
 #include "math/activation.h"
+#include "simd/gate.h"
 #include "simd/math.h"
 
 namespace hotloop::HOTLOOP_LEVEL {

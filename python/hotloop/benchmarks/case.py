@@ -52,6 +52,7 @@ class Case:
     quick: bool = False  # small enough for `--quick`
     detail: bool = False  # timed with `--all`, or where `--match` finds it
     note: str = ""
+    ulp: str = ""  # the function whose worst error in float32 stands beside the figures
     tags: frozenset[str] = field(default_factory=frozenset)
 
     @property

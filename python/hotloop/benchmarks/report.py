@@ -8,6 +8,7 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
+from .accuracy import worst_ulp
 from .case import CONTENDERS
 from .rivals import Rival
 from .runner import Row
@@ -90,10 +91,14 @@ def _columns(rows: list[Row]) -> list[str]:
     return [name for name in others if any(name in row.times for row in rows)]
 
 
+def _accuracy(row: Row) -> str:
+    return f"{worst_ulp(row.case.ulp):.2f}" if row.case.ulp else ""
+
+
 def cells(rows: list[Row]) -> list[list[str]]:
     """Header and lines: our time and rate, the share of the ceiling, the rivals' time over ours."""
     names = _columns(rows)
-    header = ["case", "hotloop", "rate", "of ceiling", *names, "promised"]
+    header = ["case", "hotloop", "rate", "of ceiling", *names, "worst ULP", "promised"]
     lines = [
         [
             row.case.key,
@@ -101,6 +106,7 @@ def cells(rows: list[Row]) -> list[list[str]]:
             rate(row),
             _share(row),
             *(_ratio(row, name) for name in names),
+            _accuracy(row),
             _target(row),
         ]
         for row in rows
@@ -155,7 +161,8 @@ def markdown(rows: list[Row], about: dict[str, Any], processes: Sequence[str] = 
         "rival's name is its time over ours: above 1 hotloop is faster, below 1 it is slower. Of "
         "several variants (memory formats, fused or not) a rival's fastest is shown. `of ceiling` "
         "puts our time beside a loop that only computes (matrix products, convolutions) or only "
-        "moves the same bytes, timed in the same rounds.",
+        "moves the same bytes, timed in the same rounds. `worst ULP` is the largest error over "
+        "every 1,021st float32 there is, against float64.",
     ]
     promised = [row for row in rows if row.case.target is not None]
     if promised:

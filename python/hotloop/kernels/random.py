@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from hotloop import _core
 
-__all__ = ["normal", "random_key", "uniform"]
+__all__ = ["bernoulli", "normal", "permutation", "random_key", "uniform"]
 
 RandomKey: TypeAlias = tuple[int, int]
 """(seed, stream), each from 0 to 2**64 - 1."""
@@ -90,3 +90,46 @@ def normal(
     Source: Box and Muller, A note on the generation of random normal deviates (1958); Philox.
     """
     return _core.normal(shape, mean, std, dtype, key, out)
+
+
+def bernoulli(
+    shape: int | Sequence[int],
+    p: float = 0.5,
+    *,
+    dtype: DTypeLike | None = None,
+    key: RandomKey | None = None,
+    out: NDArray[np.floating[Any]] | None = None,
+) -> NDArray[np.floating[Any]]:
+    """1 with probability `p`, else 0: where the number that `uniform` draws is below p.
+
+    Args:
+        shape: of the result.
+        p: from 0 to 1.
+        dtype: float32 or float64; by default that of `out`, or float32.
+        key: (seed, stream); by default `random_key()`.
+        out: where to write, of that shape and dtype; any strides (through scratch if not
+            contiguous).
+
+    Raises:
+        ShapeError: a size is negative, or `out` has another shape.
+        DTypeError: `dtype` is not float32 or float64, or not that of `out`; `key` is no key.
+        OutputError: `out` is read-only.
+        ValueError: `p` is not in [0, 1].
+    """
+    return _core.bernoulli(shape, p, dtype, key, out)
+
+
+def permutation(n: int, *, key: RandomKey | None = None) -> NDArray[np.int64]:
+    """The integers from 0 to n - 1 in random order.
+
+    Args:
+        n: how many.
+        key: (seed, stream); by default `random_key()`.
+
+    Raises:
+        ShapeError: `n` is negative.
+        DTypeError: `key` is no key.
+
+    Source: Fisher and Yates' shuffle; Lemire, Fast random integer generation in an interval (2019).
+    """
+    return _core.permutation(n, key)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 __all__ = [
-    "add_", "clamp_", "copy_", "detach_", "div_", "fill_", "iadd", "imul", "isub", "itruediv",
-    "mul_", "neg_", "normal_", "setitem", "sub_", "uniform_", "zero_",
+    "add_", "bernoulli_", "clamp_", "copy_", "detach_", "div_", "fill_", "iadd", "imul", "isub",
+    "itruediv", "mul_", "neg_", "normal_", "setitem", "sub_", "uniform_", "zero_",
 ]  # fmt: skip
 
 
@@ -153,6 +153,14 @@ def normal_(a: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Fills with random numbers of the normal distribution."""
     _check("normal_", a)
     kernels.normal(a._data.shape, mean=mean, std=std, dtype=a._data.dtype, out=a._data)
+    mark_written(a)
+    return a
+
+
+def bernoulli_(a: Tensor, p: float = 0.5) -> Tensor:
+    """Fills with 1 with probability p, else 0."""
+    _check("bernoulli_", a)
+    kernels.bernoulli(a._data.shape, p, dtype=a._data.dtype, out=a._data)
     mark_written(a)
     return a
 

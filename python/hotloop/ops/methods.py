@@ -107,4 +107,4 @@ class Methods:
     add_, sub_, mul_, div_ = inplace.add_, inplace.sub_, inplace.mul_, inplace.div_
     neg_, clamp_, copy_, fill_ = inplace.neg_, inplace.clamp_, inplace.copy_, inplace.fill_
     zero_, uniform_, normal_ = inplace.zero_, inplace.uniform_, inplace.normal_
-    detach_ = inplace.detach_
+    detach_, bernoulli_ = inplace.detach_, inplace.bernoulli_

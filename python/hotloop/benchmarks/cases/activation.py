@@ -8,6 +8,7 @@ import numpy as np
 
 import hotloop as hl
 
+from ..accuracy import REFERENCES
 from ..case import Arrays, Build, Call, Case, Target, normal
 from ._rivals import torch_call
 
@@ -65,42 +66,56 @@ def _forward(name: str, size: int) -> Case:
         inputs=_inputs(size),
         contenders=contenders,
         bytes=8.0 * size,
-        ceiling="copy" if size >= 1_000_000 else "",
+        ceiling="copy_nt" if size >= 1 << 24 else "",
         rtol=1e-5,
-        target=Target("numpy", 1.0) if name == "relu" and size == 8 else None,
-        quick=name == "relu" and size == 8,
+        ulp=name if name in REFERENCES and size == 1 << 20 else "",
+        target=Target("numpy", 1.0) if name == "relu" and size <= 64 else None,
+        quick=name == "relu" and size <= 64,
     )
 
 
-def _relu_backward(size: int) -> Case:
+# What PyTorch calls the gradient: of dy and of what it saved, y here where ours reads y.
+_TORCH_BACKWARD: dict[str, Any] = {
+    "relu": lambda ops, t: lambda: ops.threshold_backward(t["dy"], t["x"], 0),
+    "gelu": lambda ops, t: lambda: ops.gelu_backward(t["dy"], t["x"]),
+    "silu": lambda ops, t: lambda: ops.silu_backward(t["dy"], t["x"]),
+    "sigmoid": lambda ops, t: lambda: ops.sigmoid_backward(t["dy"], t["x"]),
+    "tanh": lambda ops, t: lambda: ops.tanh_backward(t["dy"], t["x"]),
+}
+
+
+def _backward(name: str, size: int) -> Case:
     def ours(arrays: Arrays) -> Call:
+        function = getattr(hl.kernels, f"{name}_backward")
         dy, x, out = arrays["dy"], arrays["x"], arrays["out"]
-        return lambda: hl.kernels.relu_backward(dy, x, out=out)
+        return lambda: function(dy, x, out=out)
 
     def numpy(arrays: Arrays) -> Call:
         dy, x, out = arrays["dy"], arrays["x"], arrays["out"]
         return lambda: np.multiply(dy, x > 0, out=out)
 
+    make = _TORCH_BACKWARD[name]
+    contenders: dict[str, Build] = {
+        "hotloop": ours,
+        "torch": torch_call(lambda torch, t: make(torch.ops.aten, t)),
+    }
+    if name == "relu":
+        contenders["numpy"] = numpy
     return Case(
         family="activation",
-        name=f"relu_backward of {size:,} f32, out=",
+        name=f"{name}_backward of {size:,} f32, out=",
         inputs=_inputs(size),
-        contenders={
-            "hotloop": ours,
-            "numpy": numpy,
-            "torch": torch_call(
-                lambda torch, t: lambda: torch.ops.aten.threshold_backward(t["dy"], t["x"], 0)
-            ),
-        },
+        contenders=contenders,
         bytes=12.0 * size,
-        rtol=1e-6,
+        ceiling="copy_nt" if size >= 1 << 24 else "",
+        rtol=1e-5,
     )
 
 
 CASES = [
     _forward("relu", 8),
+    _forward("relu", 64),
     _forward("relu", 1000),
-    *(_forward(name, 1_000_000) for name in _TORCH),
-    *(_forward(name, 16_000_000) for name in ("relu", "gelu", "tanh")),
-    _relu_backward(1_000_000),
+    *(_forward(name, size) for size in (1 << 14, 1 << 20, 1 << 24) for name in _TORCH),
+    *(_backward(name, size) for size in (1 << 14, 1 << 20, 1 << 24) for name in _TORCH_BACKWARD),
 ]
