@@ -116,6 +116,8 @@ def test_long_reductions_are_cut_into_chunks(name, level, dtype, rng):
     check(name, rng.standard_normal((40_001, 5)).astype(dtype), 0)
     check(name, rng.standard_normal((3001, 133)).astype(dtype), 0)
     check(name, rng.standard_normal((5, 70_001)).astype(dtype), 1)
+    check(name, rng.standard_normal((700, 541)).astype(dtype), 0)  # rows pages apart
+    check(name, rng.standard_normal((2, 517, 600)).astype(dtype)[:, ::-1], 1)
     check(name, rng.standard_normal((2, 3, 200, 301)).astype(dtype), (0, 2, 3))
     check(name, rng.standard_normal((2, 3, 90, 1200)).astype(dtype)[..., ::3], (0, 2, 3))
 

@@ -14,6 +14,7 @@ namespace {
 constexpr std::int64_t kChunkTerms = 32768;  // elements that are worth a unit of their own
 constexpr std::int64_t kFewUnits = 32;       // above that the outputs alone occupy the threads
 constexpr std::int64_t kMaxChunks = 64;
+constexpr std::int64_t kTallRows = 128, kTallChunks = 256;
 constexpr std::int64_t kGrainTerms = 65536;  // elements read in about 10 microseconds
 
 std::int64_t columns_of(const ReduceArgs& args) {
@@ -38,13 +39,20 @@ bool cut(ReduceArgs& args) {
   args.out_chunk_stride = 0;
   const std::int64_t columns = columns_of(args);
   const std::int64_t width = columns < kReduceColumns ? columns : kReduceColumns;
-  if (args.outputs / (width > 0 ? width : 1) >= kFewUnits ||
-      args.reduced < 2 * kChunkTerms / (width > 0 ? width : 1)) {
+  // Rows that lie pages apart: chunks of few rows, so that neighbouring units find the pages known.
+  const bool tall = args.columns && args.reduced >= 4 * kTallRows && args.reduced_dims == 1 &&
+                    columns >= 4 * kReduceColumns;
+  if (tall) {
+    args.chunk = (args.reduced + kTallChunks - 1) / kTallChunks;
+    args.chunk = (args.chunk + kTallRows - 1) / kTallRows * kTallRows;
+  } else if (args.outputs / (width > 0 ? width : 1) >= kFewUnits ||
+             args.reduced < 2 * kChunkTerms / (width > 0 ? width : 1)) {
     return false;
+  } else {
+    args.chunk = (args.reduced + kMaxChunks - 1) / kMaxChunks;
+    if (args.chunk < kChunkTerms / width) args.chunk = kChunkTerms / width;
+    args.chunk = (args.chunk + 255) / 256 * 256;  // whole blocks, whatever the lanes
   }
-  args.chunk = (args.reduced + kMaxChunks - 1) / kMaxChunks;
-  if (args.chunk < kChunkTerms / width) args.chunk = kChunkTerms / width;
-  args.chunk = (args.chunk + 255) / 256 * 256;  // whole blocks, whatever the lanes
   args.out_chunk_stride = args.outputs;
   std::int64_t step = 1;
   for (int d = args.kept_dims - 1; d >= 0; --d) {
@@ -58,50 +66,71 @@ std::int64_t chunks_of(const ReduceArgs& args) {
   return (args.reduced + args.chunk - 1) / args.chunk;
 }
 
-// Several pairs of an output, merged in their order, in float64.
-struct Merged {
-  double first = 0, second = 0, terms = 0;
+std::int64_t place_of(const ReduceArgs& whole, std::int64_t output) {
+  std::int64_t place = 0;
+  for (int d = whole.kept_dims - 1; d >= 0; --d) {
+    place += output % whole.kept_sizes[d] * whole.out_strides[d];
+    output /= whole.kept_sizes[d];
+  }
+  return place;
+}
 
-  void add_moments(double mean, double squares, double count) {
-    const double apart = mean - first, share = count / (terms + count);
-    second += squares + apart * apart * terms * share;
-    first += apart * share;
-    terms += count;
+// Chunk by chunk, in float64 (Chan, Golub and LeVeque 1979).
+template <class T>
+void merge_moments(const ReduceArgs& whole, const ReduceArgs& args, const T* means,
+                   const T* squares) {
+  const std::int64_t chunks = chunks_of(args), outputs = args.outputs;
+  const Scratch memory(static_cast<std::size_t>(2 * outputs) * sizeof(double));
+  double* const mean = static_cast<double*>(memory.get());
+  double* const square = mean + outputs;
+  for (std::int64_t i = 0; i < outputs; ++i) {
+    mean[i] = static_cast<double>(means[i]);
+    square[i] = static_cast<double>(squares[i]);
   }
-  void add_exponentials(double most, double sum) {
-    const double larger = std::isnan(first) || !(most > first) ? first : most;
-    const double top = terms == 0 || std::isnan(most) ? most : larger;
-    const double base = std::isinf(top) ? 0 : top;
-    second = (terms == 0 ? 0 : second * std::exp(first - base)) + sum * std::exp(most - base);
-    first = top;
-    terms += 1;
+  for (std::int64_t chunk = 1; chunk < chunks; ++chunk) {
+    const std::int64_t have = chunk * args.chunk, rest = args.reduced - have;
+    const double more = static_cast<double>(rest < args.chunk ? rest : args.chunk);
+    const double share = more / (static_cast<double>(have) + more);
+    const double both = static_cast<double>(have) * share;
+    const T* const m = means + chunk * outputs;
+    const T* const s = squares + chunk * outputs;
+    for (std::int64_t i = 0; i < outputs; ++i) {
+      const double apart = static_cast<double>(m[i]) - mean[i];
+      square[i] += static_cast<double>(s[i]) + apart * apart * both;
+      mean[i] += apart * share;
+    }
   }
-};
+  T* const out = static_cast<T*>(whole.out);
+  for (std::int64_t i = 0; i < outputs; ++i) {
+    out[place_of(whole, i)] = static_cast<T>(square[i] / whole.divisor);
+  }
+}
 
 template <class T>
-void merge_pairs(const ReduceArgs& whole, const ReduceArgs& args, const T* first, const T* second) {
+void merge_exponentials(const ReduceArgs& whole, const ReduceArgs& args, const T* most,
+                        const T* sums) {
   const std::int64_t chunks = chunks_of(args);
   for (std::int64_t output = 0; output < args.outputs; ++output) {
-    Merged total;
+    double top = static_cast<double>(most[output]);
+    for (std::int64_t chunk = 1; chunk < chunks; ++chunk) {
+      const double other = static_cast<double>(most[chunk * args.outputs + output]);
+      if (std::isnan(other) || other > top) top = other;
+    }
+    const double base = std::isinf(top) ? 0 : top;
+    double sum = 0;
     for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
       const std::int64_t at = chunk * args.outputs + output;
-      const std::int64_t rest = args.reduced - chunk * args.chunk;
-      const double count = static_cast<double>(rest < args.chunk ? rest : args.chunk);
-      if (args.op == ReduceOp::var) {
-        total.add_moments(first[at], second[at], count);
-      } else {
-        total.add_exponentials(first[at], second[at]);
-      }
+      sum += static_cast<double>(sums[at]) * std::exp(static_cast<double>(most[at]) - base);
     }
-    std::int64_t place = 0, rest = output;
-    for (int d = args.kept_dims - 1; d >= 0; --d) {
-      place += rest % args.kept_sizes[d] * whole.out_strides[d];
-      rest /= args.kept_sizes[d];
-    }
-    const double base = std::isinf(total.first) ? 0 : total.first;
-    static_cast<T*>(whole.out)[place] = static_cast<T>(
-        args.op == ReduceOp::var ? total.second / whole.divisor : std::log(total.second) + base);
+    static_cast<T*>(whole.out)[place_of(whole, output)] = static_cast<T>(std::log(sum) + base);
   }
+}
+
+template <class T>
+void merge_pairs(const ReduceArgs& whole, const ReduceArgs& args, const void* first,
+                 const void* second) {
+  const auto merge = args.op == ReduceOp::var ? merge_moments<T> : merge_exponentials<T>;
+  merge(whole, args, static_cast<const T*>(first), static_cast<const T*>(second));
 }
 
 template <class T>
@@ -150,13 +179,8 @@ void run_pair_reduce(const ReduceArgs& whole) {
   args.out = first.get();
   args.second = second.get();
   start(pair_reduce_kernel(), args);
-  if (args.dtype == DType::f32) {
-    merge_pairs(whole, args, static_cast<const float*>(first.get()),
-                static_cast<const float*>(second.get()));
-  } else {
-    merge_pairs(whole, args, static_cast<const double*>(first.get()),
-                static_cast<const double*>(second.get()));
-  }
+  const auto merge = args.dtype == DType::f32 ? merge_pairs<float> : merge_pairs<double>;
+  merge(whole, args, first.get(), second.get());
 }
 
 std::int64_t units_along(const AlongArgs& args) {

@@ -45,22 +45,36 @@ std::int64_t index_of_line(const T* x, std::int64_t n, std::int64_t stride, bool
   return from;
 }
 
-// `lanes` lines side by side.
-template <class T>
+// `width` vectors of lines side by side, of which the last has `lanes`.
+template <class T, int width>
 void index_of_columns(const T* x, std::int64_t n, std::int64_t stride, int lanes, bool smallest,
                       std::int64_t* out) {
   typedef typename simd::Int<T>::scalar I;
-  Vec<T> best = simd::load_upto(x, lanes);
-  simd::Int<T> place = simd::set1_int<T>(0);
-  for (std::int64_t i = 1; i < n; ++i) {
-    const Vec<T> v = simd::load_upto(x + i * stride, lanes);
-    const auto better = (smallest ? v < best : v > best) | (simd::is_nan(v) & !simd::is_nan(best));
-    best = simd::select(better, v, best);
-    place = simd::select(better, simd::set1_int<T>(static_cast<I>(i)), place);
+  constexpr int full = Vec<T>::lanes;
+  Vec<T> best[width];
+  simd::Int<T> place[width];
+  HOTLOOP_UNROLL
+  for (int w = 0; w < width; ++w) {
+    best[w] = width == 1 ? simd::load_upto(x, lanes) : simd::load(x + w * full);
+    place[w] = simd::set1_int<T>(0);
   }
-  I places[Vec<T>::lanes];
-  __builtin_memcpy(places, &place.v, sizeof places);
-  for (int lane = 0; lane < lanes; ++lane) out[lane] = places[lane];
+  for (std::int64_t i = 1; i < n; ++i) {
+    x += stride;
+    const simd::Int<T> here = simd::set1_int<T>(static_cast<I>(i));
+    HOTLOOP_UNROLL
+    for (int w = 0; w < width; ++w) {
+      const Vec<T> v = width == 1 ? simd::load_upto(x, lanes) : simd::load(x + w * full);
+      const Vec<T> low = smallest ? v : best[w], high = smallest ? best[w] : v;
+      const auto better = (low < high) | (simd::is_nan(v) & !simd::is_nan(best[w]));
+      best[w] = simd::select(better, v, best[w]);
+      place[w] = simd::select(better, here, place[w]);
+    }
+  }
+  I places[width * full];
+  for (int w = 0; w < width; ++w) {
+    __builtin_memcpy(places + w * full, &place[w].v, sizeof place[w].v);
+  }
+  for (int lane = 0; lane < (width - 1) * full + lanes; ++lane) out[lane] = places[lane];
 }
 
 template <class T>
@@ -80,9 +94,13 @@ void index_lines(const AlongArgs& args, std::int64_t begin, std::int64_t end) {
     }
     const std::int64_t first = unit % blocks * kReduceColumns;
     const std::int64_t stop = first + kReduceColumns < columns ? first + kReduceColumns : columns;
-    for (std::int64_t c = first; c < stop; c += lanes) {
+    std::int64_t c = first;
+    for (; c + 4 * lanes <= stop; c += 4 * lanes) {
+      index_of_columns<T, 4>(x + c, args.size, args.stride, lanes, args.smallest, out + c);
+    }
+    for (; c < stop; c += lanes) {
       const int left = stop - c < lanes ? static_cast<int>(stop - c) : lanes;
-      index_of_columns(x + c, args.size, args.stride, left, args.smallest, out + c);
+      index_of_columns<T, 1>(x + c, args.size, args.stride, left, args.smallest, out + c);
     }
   }
 }

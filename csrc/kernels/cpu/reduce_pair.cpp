@@ -4,6 +4,8 @@
 // it (the exponentials), so memory is read once. Blocks merge by Chan, Golub and LeVeque's formula
 // (1979); never E[x^2] - mean^2, which cancels. Layouts as in reduce.cpp: lanes along the reduced
 // axis (rows) or across the outputs (columns).
+#include <type_traits>
+
 #include "engines/row_reduction.h"
 #include "kernels/reduce.h"
 #include "simd/math.h"
@@ -115,6 +117,42 @@ static inline void pair_rows(const ReduceArgs& args, std::int64_t begin, std::in
   }
 }
 
+// The moments of `width` vectors of neighbouring outputs that are dense, in one visit: distances
+// are taken from the block's first row. As it is one of the terms, its distance from the mean is in
+// the sum of squares, and what is taken off for it cancels no more than `rows` roundings.
+template <class T, int width>
+static inline void moments_strip(const ReduceArgs& args, const T* x, std::int64_t first,
+                                 std::int64_t last, Pair<T> (&total)[width]) {
+  constexpr int lanes = Vec<T>::lanes;
+  const std::int64_t down = args.reduced_strides[0];
+  for (std::int64_t i = first; i < last; i += kColumnBlock) {
+    const std::int64_t rows = last - i < kColumnBlock ? last - i : kColumnBlock;
+    const T* p = x + i * down;
+    Vec<T> base[width], sum[width], squares[width];
+    HOTLOOP_UNROLL
+    for (int w = 0; w < width; ++w) {
+      base[w] = simd::load(p + w * lanes);
+      sum[w] = squares[w] = simd::zero<T>();
+    }
+    for (std::int64_t row = 1; row < rows; ++row) {
+      p += down;
+      HOTLOOP_UNROLL
+      for (int w = 0; w < width; ++w) {
+        const Vec<T> distance = simd::load(p + w * lanes) - base[w];
+        sum[w] = sum[w] + distance;
+        squares[w] = simd::fma(distance, distance, squares[w]);
+      }
+    }
+    const Vec<T> count = simd::set1<T>(static_cast<T>(rows));
+    for (int w = 0; w < width; ++w) {
+      const Vec<T> shift = sum[w] / count;
+      const Vec<T> apart = simd::max_or_b(simd::fnma(shift, sum[w], squares[w]), simd::zero<T>());
+      const Pair<T> block{base[w] + shift, simd::select(simd::is_nan(shift), shift, apart)};
+      total[w] = i == first ? block : Moments::merge(total[w], block, i - first, rows);
+    }
+  }
+}
+
 // `lanes` neighbouring outputs.
 template <class Op, class T>
 static inline Pair<T> pair_strip(const ReduceArgs& args, const T* x, std::int64_t first,
@@ -157,6 +195,16 @@ static inline void pair_columns(const ReduceArgs& args, std::int64_t begin, std:
     const std::int64_t to = chunk * args.out_chunk_stride + offset_of(out_axes, outer);
     std::int64_t column = unit % blocks * kReduceColumns;
     const std::int64_t stop = column + kReduceColumns < columns ? column + kReduceColumns : columns;
+    constexpr int width = 4;
+    if (std::is_same_v<Op, Moments> && across == 1 && args.reduced_dims == 1) {
+      for (; column + width * lanes <= stop; column += width * lanes) {
+        Pair<T> total[width] = {};
+        moments_strip<T, width>(args, x + column, first, last, total);
+        for (int w = 0; w < width; ++w) {
+          put<Op>(args, to + (column + w * lanes) * out_across, total[w], out_across, lanes);
+        }
+      }
+    }
     for (; column < stop; column += lanes) {
       const int left = stop - column < lanes ? static_cast<int>(stop - column) : lanes;
       put<Op>(args, to + column * out_across,
