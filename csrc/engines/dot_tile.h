@@ -26,8 +26,10 @@ struct DotTile {
   const Word* b;
   std::int64_t b_step;
   std::int64_t words;
-  Sum* sums;    // rows kDotPanel apart
-  bool resume;  // add to what the sums hold
+  Sum* sums;
+  std::int64_t sums_step;
+  const Sum* start;  // what every row begins with, or null for zeros
+  bool resume;       // or with what the sums hold
 };
 
 template <class Kind, int Rows, int Vectors>
@@ -36,17 +38,19 @@ template <class Kind, int Rows, int Vectors>
   using V = typename simd::SumVector<Sum>::type;
   constexpr int kLanes = simd::Vec<float>::lanes;
   V sum[Rows][Vectors];
-#pragma GCC unroll 8
-  for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) sum[i][v] = V{};
+  for (int v = 0; v < Vectors; ++v) {
+    V first{};
+    if (tile.start) simd::load_sum(tile.start + v * kLanes, &first);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) sum[i][v] = first;
   }
   if (tile.resume) {
 #pragma GCC unroll 8
     for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) {
-        simd::load_sum(tile.sums + i * kDotPanel + v * kLanes, &sum[i][v]);
+        simd::load_sum(tile.sums + i * tile.sums_step + v * kLanes, &sum[i][v]);
       }
     }
   }
@@ -73,7 +77,7 @@ template <class Kind, int Rows, int Vectors>
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) {
-      simd::store_sum(tile.sums + i * kDotPanel + v * kLanes, sum[i][v]);
+      simd::store_sum(tile.sums + i * tile.sums_step + v * kLanes, sum[i][v]);
     }
   }
 }
@@ -109,16 +113,24 @@ inline void run_dot_tile(const DotTile<typename Kind::Sum>& tile, int rows, int 
   }
 }
 
-// Where the sums of a block of C stand and what it is.
-template <class Sum>
+// A block of C.
 struct DotBlock {
-  Sum* sums;  // rows kDotPanel apart
   std::int64_t batch, row, rows, panel, column, columns;
 };
+// Where its sums go and what they begin with.
+template <class Sum>
+struct DotTarget {
+  Sum* sums;
+  std::int64_t step;
+  const Sum* start;
+};
 
-// The units [begin, end) of batch, panel, row block; finish(block) writes C.
-template <class Kind, class Finish>
-inline void dot_blocks(const DotArgs& g, std::int64_t begin, std::int64_t end, Finish finish) {
+// The units [begin, end) of batch, panel, row block. prepare(block, sums) says where the sums go:
+// straight to C where they are the result and whole vectors, or to `sums`, which holds a block;
+// finish(block, sums) then writes C.
+template <class Kind, class Prepare, class Finish>
+inline void dot_blocks(const DotArgs& g, std::int64_t begin, std::int64_t end, Prepare prepare,
+                       Finish finish) {
   using Sum = typename Kind::Sum;
   constexpr std::int64_t kLanes = simd::Vec<float>::lanes;
   alignas(64) Sum sums[kDotRows * kDotPanel];
@@ -135,6 +147,8 @@ inline void dot_blocks(const DotArgs& g, std::int64_t begin, std::int64_t end, F
                      : batch * g.a_batch_step) +
         row * g.a_step;
     const Word* const b = g.b + batch * g.b_batch_step + panel * g.words * g.panel;
+    const DotBlock block{batch, row, rows, panel, column, columns};
+    const DotTarget<Sum> to = prepare(block, sums);
     std::int64_t at = 0;
     do {
       const std::int64_t depth = g.words - at < kDotDepth ? g.words - at : kDotDepth;
@@ -146,16 +160,22 @@ inline void dot_blocks(const DotArgs& g, std::int64_t begin, std::int64_t end, F
           // Tiles of even height: 7 rows are 4 and 3 rather than 6 and 1.
           const std::int64_t tiles = (rows - i + kDotTileRows - 1) / kDotTileRows;
           const std::int64_t high = (rows - i + tiles - 1) / tiles;
-          const DotTile<Sum> tile{
-              a + i * g.a_step + 4 * at, g.a_step, b + at * g.panel + j, g.panel, depth,
-              sums + i * kDotPanel + j,  at > 0};
+          const DotTile<Sum> tile{a + i * g.a_step + 4 * at,
+                                  g.a_step,
+                                  b + at * g.panel + j,
+                                  g.panel,
+                                  depth,
+                                  to.sums + i * to.step + j,
+                                  to.step,
+                                  to.start && at == 0 ? to.start + j : nullptr,
+                                  at > 0};
           run_dot_tile<Kind>(tile, static_cast<int>(high), vectors);
           i += high;
         }
       }
       at += depth;
     } while (at < g.words);
-    finish(DotBlock<Sum>{sums, batch, row, rows, panel, column, columns});
+    if (to.sums == sums) finish(block, sums);
   }
 }
 
@@ -175,7 +195,9 @@ inline void probe_dots(const ProbeDotArgs& args, std::int64_t begin, std::int64_
       HOTLOOP_UNROLL
       for (int j = 0; j < kChains; ++j) {
         sum[j] = Kind::add(sum[j], left, right);
-        __asm__ volatile("" : "+v"(sum[j].v));  // or all chains were one
+#if defined(__x86_64__)
+        __asm__ volatile("" : "+x"(sum[j].v));  // or all chains were one
+#endif
       }
     }
     double total = 0;

@@ -15,8 +15,9 @@ namespace {
 constexpr std::int64_t kPanelBytes = 8ll << 20;  // packed B, and packed A of batches, at a time
 constexpr std::int64_t kSliceWords = 256;        // of a panel, packed by one unit
 constexpr std::int64_t kPackRows = 64;
-constexpr std::int64_t kPackGrain = 64 << 10;  // bytes: about 10 microseconds
-constexpr double kGrainFlops = 2e6;            // likewise, of bf16; bytes take half of it each
+constexpr std::int64_t kPackGrain = 20
+                                    << 10;  // bytes: about 2 microseconds, the other thread waits
+constexpr double kGrainFlops = 2e6;         // likewise, of bf16; bytes take half of it each
 
 std::int64_t blocks_of(std::int64_t size, std::int64_t block) {
   return (size + block - 1) / block;

@@ -58,17 +58,28 @@ void gemm_bf16_pack(const DotPackArgs& args, std::int64_t begin, std::int64_t en
 }
 
 void gemm_bf16_tiles(const DotArgs& args, std::int64_t begin, std::int64_t end) {
-  dot_blocks<Bf16Dot>(args, begin, end, [&args](const DotBlock<float>& block) {
-    const DotProblem& p = args.p;
-    const std::int64_t item = p.c_type == DType::f32 ? 4 : 2;
+  const DotProblem& p = args.p;
+  const auto start_of = [&p](const DotBlock& block) {
     const std::int64_t start =
         p.c.offsets ? p.c.offsets[block.batch] : block.batch * p.c.batch_step;
-    for (std::int64_t i = 0; i < block.rows; ++i) {
-      const std::int64_t at = start + (block.row + i) * p.c.row_step + block.column;
-      finish_row(p, block.sums + i * kDotPanel, static_cast<char*>(p.c.data) + at * item,
-                 block.column, block.columns);
+    return start + block.row * p.c.row_step + block.column;
+  };
+  const bool plain = p.c_type == DType::f32 && p.activation == Activation::none && p.alpha == 1 &&
+                     p.beta == 0 && !p.bias;
+  const auto prepare = [&](const DotBlock& block, float* sums) -> DotTarget<float> {
+    if (plain && block.columns % Vec<float>::lanes == 0) {
+      return {static_cast<float*>(p.c.data) + start_of(block), p.c.row_step, nullptr};
     }
-  });
+    return {sums, kDotPanel, nullptr};
+  };
+  const auto finish = [&](const DotBlock& block, float* sums) {
+    const std::int64_t item = p.c_type == DType::f32 ? 4 : 2;
+    char* c = static_cast<char*>(p.c.data) + start_of(block) * item;
+    for (std::int64_t i = 0; i < block.rows; ++i) {
+      finish_row(p, sums + i * kDotPanel, c + i * p.c.row_step * item, block.column, block.columns);
+    }
+  };
+  dot_blocks<Bf16Dot>(args, begin, end, prepare, finish);
 }
 
 void gemm_bf16_probe(const ProbeDotArgs& args, std::int64_t begin, std::int64_t end) {

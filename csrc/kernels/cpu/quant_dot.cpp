@@ -51,7 +51,7 @@ inline Int<float> times(Int<float> a, Int<float> b) {  // modulo 2^32
 }
 
 // What is added to every sum of a column, and the zero points of B: k az bz - az sum_k b + bias.
-void column_terms(const DotArgs& g, const DotBlock<std::int32_t>& block, std::int32_t* terms,
+void column_terms(const DotArgs& g, const DotBlock& block, std::int32_t* terms,
                   std::int32_t* zeros) {
   const DotProblem& p = g.p;
   const Int<float> a_zero = simd::set1_int<float>(p.a_zero + (p.a_type == DType::s8 ? 128 : 0));
@@ -76,23 +76,17 @@ void column_terms(const DotArgs& g, const DotBlock<std::int32_t>& block, std::in
   }
 }
 
-void finish_block(const DotArgs& g, const DotBlock<std::int32_t>& block) {
+// The sums of a block, which began with the terms of their columns, to what C is.
+void finish_block(const DotArgs& g, const DotBlock& block, const std::int32_t* sums, char* c,
+                  std::int64_t item, const std::int32_t* zeros) {
   const DotProblem& p = g.p;
   constexpr std::int64_t kLanes = Vec<float>::lanes;
-  alignas(64) std::int32_t terms[kDotPanel];
-  alignas(64) std::int32_t zeros[kDotPanel];
-  column_terms(g, block, terms, zeros);
-  const std::int64_t item = p.c_type == DType::f32 || p.c_type == DType::s32 ? 4 : 1;
-  const std::int64_t start = p.c.offsets ? p.c.offsets[block.batch] : block.batch * p.c.batch_step;
   for (std::int64_t i = 0; i < block.rows; ++i) {
-    char* const c = static_cast<char*>(p.c.data) +
-                    (start + (block.row + i) * p.c.row_step + block.column) * item;
-    const std::int32_t* sums = block.sums + i * kDotPanel;
     const Int<float> row_sum = simd::set1_int<float>(
         g.row_sums ? g.row_sums[block.batch * g.row_sums_step + block.row + i] : 0);
     for (std::int64_t j = 0; j < block.columns; j += kLanes) {
       const std::int64_t left = block.columns - j;
-      Int<float> sum = load_ints(sums + j, kLanes) + load_ints(terms + j, kLanes);
+      Int<float> sum = load_ints(sums + j, kLanes);
       if (g.row_sums) sum = sum - times(row_sum, load_ints(zeros + j, kLanes));
       if (p.c_type == DType::s32) {
         store_words_upto(c + 4 * j, sum, left);
@@ -107,6 +101,8 @@ void finish_block(const DotArgs& g, const DotBlock<std::int32_t>& block) {
         store_quantized(c + j, scaled, zero, p.c_type == DType::u8, left);
       }
     }
+    sums += kDotPanel;
+    c += p.c.row_step * item;
   }
 }
 
@@ -117,8 +113,28 @@ void quant_pack(const DotPackArgs& args, std::int64_t begin, std::int64_t end) {
 }
 
 void quant_tiles(const DotArgs& args, std::int64_t begin, std::int64_t end) {
-  dot_blocks<ByteDot>(args, begin, end,
-                      [&args](const DotBlock<std::int32_t>& block) { finish_block(args, block); });
+  const DotProblem& p = args.p;
+  alignas(64) std::int32_t terms[kDotPanel];
+  alignas(64) std::int32_t zeros[kDotPanel];
+  const std::int64_t item = p.c_type == DType::f32 || p.c_type == DType::s32 ? 4 : 1;
+  const auto c_of = [&](const DotBlock& block) {
+    const std::int64_t start =
+        p.c.offsets ? p.c.offsets[block.batch] : block.batch * p.c.batch_step;
+    return static_cast<char*>(p.c.data) + (start + block.row * p.c.row_step + block.column) * item;
+  };
+  const auto prepare = [&](const DotBlock& block, std::int32_t* sums) -> DotTarget<std::int32_t> {
+    const bool starts = args.column_sums || p.int_bias || args.row_sums;
+    if (starts) column_terms(args, block, terms, zeros);
+    const std::int32_t* const start = starts ? terms : nullptr;
+    if (p.c_type == DType::s32 && !args.row_sums && block.columns % Vec<float>::lanes == 0) {
+      return {reinterpret_cast<std::int32_t*>(c_of(block)), p.c.row_step, start};
+    }
+    return {sums, kDotPanel, start};
+  };
+  const auto finish = [&](const DotBlock& block, const std::int32_t* sums) {
+    finish_block(args, block, sums, c_of(block), item, zeros);
+  };
+  dot_blocks<ByteDot>(args, begin, end, prepare, finish);
 }
 
 void quant_probe(const ProbeDotArgs& args, std::int64_t begin, std::int64_t end) {
