@@ -537,10 +537,14 @@ OTHER_DIMS = [
     ((6, 5, 7), (2, 3, 3), (2, 2, 1), (1, 0, 2), (1, 1, 1)),
     ((5, 4, 6), (3, 1, 2), (1, 2, 3), (2, 0, 1), (2, 1, 3)),
     ((2, 3, 3), (3, 3, 3), (3, 1, 2), (2, 1, 1), (1, 1, 1)),
+    ((1, 6, 5), (1, 3, 3), (2, 1, 2), (2, 1, 1), (1, 1, 1)),  # planes of padding alone
+    ((7, 6, 7), (3, 3, 3), (3, 2, 2), (0, 1, 0), (2, 1, 2)),
 ]
 
 
-@pytest.mark.parametrize("channels", [(3, 5, 1), (8, 20, 1), (6, 4, 2), (5, 5, 5)], ids=str)
+@pytest.mark.parametrize(
+    "channels", [(3, 5, 1), (2, 31, 1), (8, 20, 1), (6, 4, 2), (5, 5, 5)], ids=str
+)
 @pytest.mark.parametrize("geometry", OTHER_DIMS, ids=str)
 def test_signals_and_volumes(geometry, channels, dtype, rng, level):
     sizes, kernel, stride, padding, dilation = geometry

@@ -36,7 +36,8 @@ bool conv_narrow_input(const ConvProblem& p, const ConvImage& dy, const ConvKern
   const std::int64_t item = bytes_of(p.dtype), block = kBlockBytes / item;
   // Vectors for a row of taps: taps side by side in the columns, or each by itself.
   const std::int64_t beside = ceil_div(p.kw * p.c, block), alone = p.kw * ceil_div(p.c, block);
-  const bool flat = p.d == 1 && p.kd == 1 && p.groups == 1 && p.dilation_w == 1;
+  const bool flat = p.d == 1 && p.out_d == 1 && p.kd == 1 && p.padding_d == 0 && p.groups == 1 &&
+                    p.dilation_w == 1;
   const bool dense = dy.stride_c == 1 && (p.c == 1 || dx.stride_c == 1) && dx.stride_w == p.c;
   if (!flat || !dense || p.o < kLeastOutputs || 2 * beside > alone) return false;
   // A stride beyond the kernel leaves pixels that no row of z reaches: fine, but long steps would

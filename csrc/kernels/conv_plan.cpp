@@ -191,7 +191,9 @@ Table tap_offsets(const ConvSlab& slab, const PassAxes& axes, std::int64_t copie
 ConvRowTaps plan_row_taps(const Source& source, const PassAxes& axes, std::int64_t y_step) {
   const AxisPlan& cols = axes.cols;
   const bool three = cols.shift == Table{0, 1, 2} && (cols.step == 1 || cols.step == 2);
-  if (!three || source.d != 1 || axes.planes.taps() != 1 || source.stride_c != 1) return {};
+  const AxisPlan& planes = axes.planes;  // an image, not a volume with planes of padding
+  const bool image = source.d == 1 && planes.taps() == 1 && planes.count == 1 && planes.first == 0;
+  if (!three || !image || source.stride_c != 1) return {};
   if (axes.rows.taps() > kMaxRowTaps) return {};
   return {axes.rows.taps(), axes.rows.shift.data(), cols.step, y_step};
 }

@@ -201,16 +201,44 @@ template <class T, int Step, int Rows, bool Whole>
   }
 }
 
-// All rows of a part, one vector of channels: its sums stay in L1 meanwhile.
+// All rows of taps of a row of dy, three at a time.
 template <class T, int Step, bool Whole>
+inline void rows_of_taps(const ConvWeightArgs& args, const RowTaps& taps, const T* image,
+                         const T* dy, T* sums, int lanes) {
+  for (std::int64_t tap = taps.first; tap < taps.last; tap += 3) {
+    const std::int64_t left = taps.last - tap;
+    const T* rows[3];
+    for (int i = 0; i < 3; ++i) {
+      const std::int64_t own = i < left ? tap + i : taps.last - 1;
+      rows[i] = image + (taps.top + args.row_taps.shift[own]) * args.slab.stride_h;
+    }
+    T* to = sums + tap * kTaps * Vec<T>::lanes;
+    if (left >= 3) {
+      row_sums<T, Step, 3, Whole>(args, rows, dy, to, lanes);
+    } else if (left == 2) {
+      row_sums<T, Step, 2, Whole>(args, rows, dy, to, lanes);
+    } else {
+      row_sums<T, Step, 1, Whole>(args, rows, dy, to, lanes);
+    }
+  }
+}
+
+// Vectors of channels that lie side by side and are summed together: lines of memory in a row.
+constexpr int kGroup = 4;
+
+// All rows of a part, `vectors` vectors of channels: their sums stay in L1 meanwhile.
+template <class T, int Step>
 [[gnu::noinline]] void part_sums(const ConvWeightArgs& args, const SlabPart& part, std::int64_t c,
-                                 T* partial, int lanes) {
+                                 std::int64_t channels, T* partial) {
   constexpr std::int64_t kLanes = Vec<T>::lanes;
+  constexpr std::int64_t kSums = kMaxRowTaps * kTaps * kLanes;
   const ConvSlab& slab = args.slab;
   const std::int64_t pitch = args.columns.blocks * kBlock<T>;
-  T sums[kMaxRowTaps * kTaps * kLanes];
-  for (std::int64_t t = 0; t < args.taps; ++t) {
-    simd::store(sums + t * kLanes, simd::load(partial + t * pitch));
+  T sums[kGroup * kSums];
+  for (std::int64_t at = 0; at < channels; at += kLanes) {
+    for (std::int64_t t = 0; t < args.taps; ++t) {
+      simd::store(sums + at / kLanes * kSums + t * kLanes, simd::load(partial + t * pitch + at));
+    }
   }
   for (std::int64_t at = 0; at < part.images * part.rows; ++at) {
     const std::int64_t image = part.image + at / part.rows, row = part.row + at % part.rows;
@@ -218,37 +246,29 @@ template <class T, int Step, bool Whole>
     const T* dy =
         static_cast<const T*>(args.dy) + image * args.dy_stride_n + row * args.dy_stride_h + c;
     const RowTaps taps = row_taps(slab, args.row_taps, row);
-    for (std::int64_t tap = taps.first; tap < taps.last; tap += 3) {
-      const std::int64_t left = taps.last - tap;
-      const T* rows[3];
-      for (int i = 0; i < 3; ++i) {
-        const std::int64_t own = i < left ? tap + i : taps.last - 1;
-        rows[i] = x + (taps.top + args.row_taps.shift[own]) * slab.stride_h;
-      }
-      T* to = sums + tap * kTaps * kLanes;
-      if (left >= 3) {
-        row_sums<T, Step, 3, Whole>(args, rows, dy, to, lanes);
-      } else if (left == 2) {
-        row_sums<T, Step, 2, Whole>(args, rows, dy, to, lanes);
+    for (std::int64_t v = 0; v < channels; v += kLanes) {
+      T* to = sums + v / kLanes * kSums;
+      if (channels - v >= kLanes) {
+        rows_of_taps<T, Step, true>(args, taps, x + v, dy + v, to, kLanes);
       } else {
-        row_sums<T, Step, 1, Whole>(args, rows, dy, to, lanes);
+        rows_of_taps<T, Step, false>(args, taps, x + v, dy + v, to, static_cast<int>(channels - v));
       }
     }
   }
-  for (std::int64_t t = 0; t < args.taps; ++t) {
-    simd::store(partial + t * pitch, simd::load(sums + t * kLanes));
+  for (std::int64_t at = 0; at < channels; at += kLanes) {
+    for (std::int64_t t = 0; t < args.taps; ++t) {
+      simd::store(partial + t * pitch + at, simd::load(sums + at / kLanes * kSums + t * kLanes));
+    }
   }
 }
 
 template <class T, int Step>
 void add_part(const ConvWeightArgs& args, const SlabPart& part, T* partial) {
-  constexpr int kLanes = Vec<T>::lanes;
-  std::int64_t c = 0;
-  for (; c + kLanes <= args.columns.columns; c += kLanes) {
-    part_sums<T, Step, true>(args, part, c, partial + c, kLanes);
+  constexpr std::int64_t kChannels = kGroup * Vec<T>::lanes;
+  for (std::int64_t c = 0; c < args.columns.columns; c += kChannels) {
+    const std::int64_t rest = args.columns.columns - c;
+    part_sums<T, Step>(args, part, c, rest < kChannels ? rest : kChannels, partial + c);
   }
-  const int rest = static_cast<int>(args.columns.columns - c);
-  if (rest > 0) part_sums<T, Step, false>(args, part, c, partial + c, rest);
 }
 
 template <class T>
