@@ -62,7 +62,7 @@ CASES = [
     _reduction("max", (4096, 1000), -1),
     *(_reduction(n, _LARGE, axis) for n in ("sum", "mean", "var", "max") for axis in (-1, 0, None)),
     _reduction("std", (4096, 1000), 0),
-    *(_reduction(name, (4096, 1000), axis) for name in ("argmax", "prod") for axis in (-1, 0)),
+    *(_reduction("argmax", (4096, 1000), axis) for axis in (-1, 0, None)),
     _reduction("logsumexp", (4096, 1000), -1),
     _reduction("cumsum", (4096, 1000), -1),
     _reduction("cumsum", (4096, 1000), 0),
