@@ -38,9 +38,15 @@ std::int64_t index_of_line(const T* x, std::int64_t n, std::int64_t stride, bool
     from = i;
     length = count;
   }
-  for (std::int64_t i = from; i < from + length; ++i) {
-    const T value = x[i * stride];
-    if (value == best || (best != best && value != value)) return i;
+  constexpr int lanes = Vec<T>::lanes;
+  for (std::int64_t i = from; i < from + length; i += lanes) {
+    const std::int64_t rest = from + length - i;
+    const int left = rest < lanes ? static_cast<int>(rest) : lanes;
+    const Vec<T> v = stride == 1 ? simd::load_upto(x + i, left)
+                                 : simd::load_strided(x + i * stride, stride, left);
+    const auto hit = best != best ? simd::is_nan(v) : v == simd::set1<T>(best);
+    const unsigned bits = simd::to_bits(hit) & ((1u << left) - 1u);
+    if (bits != 0) return i + __builtin_ctz(bits);
   }
   return from;
 }
