@@ -159,6 +159,8 @@ void row_norm_forward(const RowNormArgs& args, bool interruptible) {
 void row_norm_backward_all(RowNormArgs args, void* workspace, bool interruptible) {
   choose_row_chunks(args);
   args.partials = workspace;
+  args.stream = 3 * args.rows * args.n * item(args.dtype) >= kStreamBytes && args.out != args.x &&
+                args.out != args.other;
   launch(row_norm_backward_kernel(), args,
          Split{.units = args.chunks,
                .grain = grain_for(kPieceElements / 2, args.chunk * (args.n + 32)),

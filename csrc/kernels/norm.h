@@ -88,6 +88,7 @@ struct RowNormArgs {
   void* dweight;  // null: not wanted
   void* dbias;
   // Set by the driver.
+  bool stream;
   std::int64_t chunk;  // rows of a unit of row_norm_backward
   std::int64_t chunks;
   void* partials;  // [chunks][dweight, dbias][n]

@@ -98,46 +98,35 @@ template <int width, class T>
   }
 }
 
-// sums[k][w] = the sum over the rows of term k; body(row, w, terms) gives the terms. Chains of kRun
-// rows, two or more of them at once for narrow strips.
+// sums[w][k] = the sum over the rows of term k; body(row, w, sums) adds the terms of one vector.
+// Chains of kRun rows, two or more of them at once for narrow strips.
 template <int terms, int width, class T, class Body>
-[[gnu::always_inline]] static inline void sum_rows(std::int64_t rows, Vec<T> (&sums)[terms][width],
+[[gnu::always_inline]] static inline void sum_rows(std::int64_t rows, Vec<T> (&sums)[width][terms],
                                                    Body body) {
   constexpr int chains = width >= 4 ? 1 : 4 / width;
   HOTLOOP_UNROLL
-  for (int k = 0; k < terms; ++k) {
-    HOTLOOP_UNROLL
-    for (int w = 0; w < width; ++w) sums[k][w] = simd::zero<T>();
-  }
+  for (int i = 0; i < width * terms; ++i) sums[i / terms][i % terms] = simd::zero<T>();
   for (std::int64_t row = 0; row < rows;) {
-    Vec<T> chain[chains][terms][width];
+    Vec<T> chain[chains][width][terms];
     HOTLOOP_UNROLL
-    for (int i = 0; i < chains * terms * width; ++i) {
-      chain[i / (terms * width)][i / width % terms][i % width] = simd::zero<T>();
+    for (int i = 0; i < chains * width * terms; ++i) {
+      chain[i / (width * terms)][i / terms % width][i % terms] = simd::zero<T>();
     }
     const std::int64_t stop = rows - row < kRun ? rows : row + kRun;
-    const auto step = [&](int i) __attribute__((always_inline)) {
-      HOTLOOP_UNROLL
-      for (int w = 0; w < width; ++w) {
-        Vec<T> term[terms];
-        body(row + i, w, term);
-        HOTLOOP_UNROLL
-        for (int k = 0; k < terms; ++k) chain[i][k][w] = chain[i][k][w] + term[k];
-      }
-    };
     for (; row + chains <= stop; row += chains) {
       HOTLOOP_UNROLL
-      for (int i = 0; i < chains; ++i) step(i);
-    }
-    for (; row < stop; ++row) step(0);
-    HOTLOOP_UNROLL
-    for (int k = 0; k < terms; ++k) {
-      HOTLOOP_UNROLL
-      for (int w = 0; w < width; ++w) {
-        Vec<T> total = chain[0][k][w];
-        for (int i = 1; i < chains; ++i) total = total + chain[i][k][w];
-        sums[k][w] = sums[k][w] + total;
+      for (int i = 0; i < chains * width; ++i) {
+        body(row + i / width, i % width, chain[i / width][i % width]);
       }
+    }
+    for (; row < stop; ++row) {
+      HOTLOOP_UNROLL
+      for (int w = 0; w < width; ++w) body(row, w, chain[0][w]);
+    }
+    HOTLOOP_UNROLL
+    for (int i = 0; i < chains * width * terms; ++i) {
+      const int w = i / terms % width, k = i % terms;
+      sums[w][k] = sums[w][k] + chain[i / (width * terms)][w][k];
     }
   }
 }
@@ -150,19 +139,24 @@ static inline void moments_strip(const T* x, std::int64_t stride, std::int64_t r
   const std::int64_t first = (rows + kPilot - 1) / kPilot;
   const Vec<T> pilot_share = simd::set1<T>(T(1) / static_cast<T>(first));
   const Vec<T> share = simd::set1<T>(T(1) / static_cast<T>(rows));
-  Vec<T> sum[1][width], pilot[width], rest[2][width];
-  sum_rows<1, width, T>(first, sum, [&](std::int64_t row, int w, Vec<T>(&term)[1]) {
-    term[0] = load_strip<width>(x + row * stride, w, lanes);
-  });
-  for (int w = 0; w < width; ++w) pilot[w] = sum[0][w] * pilot_share;
-  sum_rows<2, width, T>(rows, rest, [&](std::int64_t row, int w, Vec<T>(&term)[2]) {
-    term[0] = load_strip<width>(x + row * stride, w, lanes) - pilot[w];
-    term[1] = term[0] * term[0];
-  });
+  Vec<T> sum[width][1], pilot[width], rest[width][2];
+  sum_rows<1, width, T>(
+      first, sum, [=](std::int64_t row, int w, Vec<T>(&total)[1]) __attribute__((always_inline)) {
+        total[0] = total[0] + load_strip<width>(x + row * stride, w, lanes);
+      });
+  HOTLOOP_UNROLL
+  for (int w = 0; w < width; ++w) pilot[w] = sum[w][0] * pilot_share;
+  sum_rows<2, width, T>(
+      rows, rest, [&](std::int64_t row, int w, Vec<T>(&total)[2]) __attribute__((always_inline)) {
+        const Vec<T> d = load_strip<width>(x + row * stride, w, lanes) - pilot[w];
+        total[0] = total[0] + d;
+        total[1] = simd::fma(d, d, total[1]);
+      });
+  HOTLOOP_UNROLL
   for (int w = 0; w < width; ++w) {
-    const Vec<T> off = rest[0][w] * share;
+    const Vec<T> off = rest[w][0] * share;
     store_strip<width>(mean, w, lanes, pilot[w] + off);
-    store_strip<width>(squares, w, lanes, simd::fnma(rest[0][w], off, rest[1][w]));
+    store_strip<width>(squares, w, lanes, simd::fnma(rest[w][0], off, rest[w][1]));
   }
 }
 
@@ -369,6 +363,28 @@ template <class T>
   return simd::fma(x - center, scale, shift);
 }
 
+// Rows of `width` vectors without residual and activation. A function of its own: within the
+// lambda that calls it gcc keeps the coefficients in memory.
+template <int width, bool stream, class T>
+static inline void normalize_strip(const T* x, std::int64_t x_step, T* y, std::int64_t y_step,
+                                   std::int64_t rows, int lanes, const T* centers, const T* scales,
+                                   const T* shifts) {
+  Vec<T> center[width], scale[width], shift[width];
+  HOTLOOP_UNROLL
+  for (int w = 0; w < width; ++w) {
+    center[w] = load_strip<width>(centers, w, lanes);
+    scale[w] = load_strip<width>(scales, w, lanes);
+    shift[w] = load_strip<width>(shifts, w, lanes);
+  }
+  for (std::int64_t row = 0; row < rows; ++row, x += x_step, y += y_step) {
+    HOTLOOP_UNROLL
+    for (int w = 0; w < width; ++w) {
+      put<width>(y, w, lanes, stream,
+                 normalized(load_strip<width>(x, w, lanes), center[w], scale[w], shift[w]));
+    }
+  }
+}
+
 template <class T>
 static inline void apply_last(const NormArgs& args, std::int64_t begin, std::int64_t end) {
   const bool stream = streams<T>(args);
@@ -386,23 +402,18 @@ static inline void apply_last(const NormArgs& args, std::int64_t begin, std::int
       constexpr int width = decltype(strip)::value;
       const T* x = place<T>(args.x, args.x_strides, n, s0, c);
       T* y = place<T>(args.out, args.out_strides, n, s0, c);
+      if (plain) {
+        const auto strip_loop =
+            stream ? normalize_strip<width, true, T> : normalize_strip<width, false, T>;
+        strip_loop(x, args.x_strides.s, y, args.out_strides.s, rows, lanes, centers + c, scales + c,
+                   shifts + c);
+        return;
+      }
       Vec<T> center[width], scale[width], shift[width];
       for (int w = 0; w < width; ++w) {
         center[w] = load_strip<width>(centers + c, w, lanes);
         scale[w] = load_strip<width>(scales + c, w, lanes);
         shift[w] = load_strip<width>(shifts + c, w, lanes);
-      }
-      if (plain) {
-        for (std::int64_t row = 0; row < rows; ++row) {
-          HOTLOOP_UNROLL
-          for (int w = 0; w < width; ++w) {
-            put<width>(y, w, lanes, stream,
-                       normalized(load_strip<width>(x, w, lanes), center[w], scale[w], shift[w]));
-          }
-          x += args.x_strides.s;
-          y += args.out_strides.s;
-        }
-        return;
       }
       const T* other = args.other ? place<T>(args.other, args.other_strides, n, s0, c) : nullptr;
       for (std::int64_t row = 0; row < rows; ++row) {
@@ -460,6 +471,26 @@ static inline void apply_first(const NormArgs& args, std::int64_t begin, std::in
 
 // ---- backward ----------------------------------------------------------------------------------
 
+template <int width, class T>
+static inline void sums_strip(const T* x, std::int64_t x_step, const T* dy, std::int64_t dy_step,
+                              std::int64_t rows, int lanes, const T* means, T* plain, T* product) {
+  Vec<T> center[width], sums[width][2];
+  HOTLOOP_UNROLL
+  for (int w = 0; w < width; ++w) center[w] = simd::load(means + w * Vec<T>::lanes);
+  sum_rows<2, width, T>(
+      rows, sums, [&](std::int64_t row, int w, Vec<T>(&total)[2]) __attribute__((always_inline)) {
+        const Vec<T> g = load_strip<width>(dy + row * dy_step, w, lanes);
+        const Vec<T> d = load_strip<width>(x + row * x_step, w, lanes) - center[w];
+        total[0] = total[0] + g;
+        total[1] = simd::fma(g, d, total[1]);
+      });
+  HOTLOOP_UNROLL
+  for (int w = 0; w < width; ++w) {
+    store_strip<width>(plain, w, lanes, sums[w][0]);
+    store_strip<width>(product, w, lanes, sums[w][1]);
+  }
+}
+
 template <class T>
 static inline void sums_last(const NormArgs& args, std::int64_t begin, std::int64_t end) {
   const std::int64_t blocks = (args.c + kNormColumns - 1) / kNormColumns;
@@ -476,20 +507,10 @@ static inline void sums_last(const NormArgs& args, std::int64_t begin, std::int6
       for (int i = 0; i < (width > 1 ? width * Vec<T>::lanes : lanes); ++i) {
         spread[i] = means[(c + i) / args.per_group];
       }
-      Vec<T> center[width], sums[2][width];
-      for (int w = 0; w < width; ++w) center[w] = simd::load(spread + w * Vec<T>::lanes);
-      const T* x = place<T>(args.x, args.x_strides, chunk.n0, chunk.s0, c);
-      const T* dy = place<T>(args.other, args.other_strides, chunk.n0, chunk.s0, c);
-      const std::int64_t x_step = args.x_strides.s, dy_step = args.other_strides.s;
-      sum_rows<2, width, T>(
-          chunk.s1 - chunk.s0, sums, [&](std::int64_t row, int w, Vec<T>(&term)[2]) {
-            term[0] = load_strip<width>(dy + row * dy_step, w, lanes);
-            term[1] = term[0] * (load_strip<width>(x + row * x_step, w, lanes) - center[w]);
-          });
-      for (int w = 0; w < width; ++w) {
-        store_strip<width>(plain + c, w, lanes, sums[0][w]);
-        store_strip<width>(product + c, w, lanes, sums[1][w]);
-      }
+      sums_strip<width, T>(
+          place<T>(args.x, args.x_strides, chunk.n0, chunk.s0, c), args.x_strides.s,
+          place<T>(args.other, args.other_strides, chunk.n0, chunk.s0, c), args.other_strides.s,
+          chunk.s1 - chunk.s0, lanes, spread, plain + c, product + c);
     });
   }
 }
@@ -593,6 +614,32 @@ template <class T>
   return simd::fma(dy, scale, simd::fma(x - center, slope, shift));
 }
 
+template <int width, bool stream, bool constant, class T>
+static inline void gradient_strip(const T* x, std::int64_t x_step, const T* dy,
+                                  std::int64_t dy_step, T* dx, std::int64_t dx_step,
+                                  std::int64_t rows, int lanes, const T* const (&from)[4]) {
+  Vec<T> center[width], scale[width], shift[width], slope[width];
+  HOTLOOP_UNROLL
+  for (int w = 0; w < width; ++w) {
+    center[w] = load_strip<width>(from[kCenter], w, lanes);
+    scale[w] = load_strip<width>(from[kScale], w, lanes);
+    shift[w] = load_strip<width>(from[kShift], w, lanes);
+    slope[w] = load_strip<width>(from[kSlope], w, lanes);
+  }
+  for (std::int64_t row = 0; row < rows; ++row, x += x_step, dy += dy_step, dx += dx_step) {
+    HOTLOOP_UNROLL
+    for (int w = 0; w < width; ++w) {
+      Vec<T> v = load_strip<width>(dy, w, lanes);
+      if constexpr (constant) {
+        v = v * scale[w];
+      } else {
+        v = gradient(v, load_strip<width>(x, w, lanes), center[w], scale[w], shift[w], slope[w]);
+      }
+      put<width>(dx, w, lanes, stream, v);
+    }
+  }
+}
+
 template <class T>
 static inline void apply_backward_last(const NormArgs& args, std::int64_t begin, std::int64_t end) {
   const bool stream = streams<T>(args);
@@ -607,26 +654,15 @@ static inline void apply_backward_last(const NormArgs& args, std::int64_t begin,
       const T* x = place<T>(args.x, args.x_strides, n, s0, c);
       const T* dy = place<T>(args.other, args.other_strides, n, s0, c);
       T* dx = place<T>(args.out, args.out_strides, n, s0, c);
-      Vec<T> center[width], scale[width], shift[width], slope[width];
-      for (int w = 0; w < width; ++w) {
-        center[w] = load_strip<width>(coefficient<T>(args, kCenter, set) + c, w, lanes);
-        scale[w] = load_strip<width>(coefficient<T>(args, kScale, set) + c, w, lanes);
-        shift[w] = load_strip<width>(coefficient<T>(args, kShift, set) + c, w, lanes);
-        slope[w] = load_strip<width>(coefficient<T>(args, kSlope, set) + c, w, lanes);
-      }
-      for (std::int64_t row = 0; row < rows; ++row) {
-        HOTLOOP_UNROLL
-        for (int w = 0; w < width; ++w) {
-          const Vec<T> g = load_strip<width>(dy, w, lanes);
-          put<width>(dx, w, lanes, stream,
-                     args.constant ? g * scale[w]
-                                   : gradient(g, load_strip<width>(x, w, lanes), center[w],
-                                              scale[w], shift[w], slope[w]));
-        }
-        x += args.x_strides.s;
-        dy += args.other_strides.s;
-        dx += args.out_strides.s;
-      }
+      const T* const from[4] = {
+          coefficient<T>(args, kCenter, set) + c, coefficient<T>(args, kScale, set) + c,
+          coefficient<T>(args, kShift, set) + c, coefficient<T>(args, kSlope, set) + c};
+      const auto strip_loop = args.constant ? (stream ? gradient_strip<width, true, true, T>
+                                                      : gradient_strip<width, false, true, T>)
+                                            : (stream ? gradient_strip<width, true, false, T>
+                                                      : gradient_strip<width, false, false, T>);
+      strip_loop(x, args.x_strides.s, dy, args.other_strides.s, dx, args.out_strides.s, rows, lanes,
+                 from);
     });
   }
   if (stream) simd::stream_fence();

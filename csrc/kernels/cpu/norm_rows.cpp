@@ -167,6 +167,8 @@ static inline void backward_rows(const RowNormArgs& args, std::int64_t first, T*
     }
   }
   const AlongRow<T, true> walk{args.n};
+  const bool stream = args.stream && reinterpret_cast<std::uintptr_t>(dx) % simd::kBytes == 0 &&
+                      args.out_stride % lanes == 0;
   for (int r = 0; r < rows; ++r) {
     const double wide = static_cast<double>(static_cast<const T*>(args.rstd)[first + r]);
     const double share = wide / static_cast<double>(args.n);
@@ -179,7 +181,12 @@ static inline void backward_rows(const RowNormArgs& args, std::int64_t first, T*
       Vec<T> g = walk.load(its_dy, 1, at);
       if (weight) g = g * walk.load(weight, 1, at);
       const Vec<T> rest = simd::fma(walk.load(its_x, 1, at) - center, slope, shift);
-      walk.store(its_dx, 1, at, simd::fma(g, scale, rest));
+      const Vec<T> v = simd::fma(g, scale, rest);
+      if (stream && at.lanes == lanes) {
+        simd::stream(its_dx + at.index, v);
+      } else {
+        walk.store(its_dx, 1, at, v);
+      }
     });
   }
 }
@@ -197,6 +204,7 @@ static inline void backward_body(const RowNormArgs& args, std::int64_t begin, st
     }
     for (; row < stop; ++row) backward_rows<1, T>(args, row, dweight, dbias);
   }
+  if (args.stream) simd::stream_fence();
 }
 
 template <class T>
