@@ -520,11 +520,10 @@ py::object rmsprop_step(py::handle params, py::handle grads, py::handle square_a
   call.slot("square_avgs", square_avgs);
   if (with_momentum) call.slot("momentum_buffers", buffers);
   if (given(means)) call.slot("grad_avgs", means);
-  using enum OptimizerRule;
-  return step(call,
-              with_momentum ? (given(means) ? rmsprop_momentum_centered : rmsprop_momentum)
-                            : (given(means) ? rmsprop_centered : rmsprop),
-              c, gradient);
+  using Rule = OptimizerRule;
+  const Rule plain = given(means) ? Rule::rmsprop_centered : Rule::rmsprop;
+  const Rule heavy = given(means) ? Rule::rmsprop_momentum_centered : Rule::rmsprop_momentum;
+  return step(call, with_momentum ? heavy : plain, c, gradient);
 }
 
 py::object adagrad_step(py::handle params, py::handle grads, py::handle sums, py::handle lr,
