@@ -158,8 +158,7 @@ void merge_samples(NormArgs& args) {
   args.n = 1;
 }
 
-// ---- batch, instance and group norm
-// --------------------------------------------------------------
+// ---- batch, instance and group norm ------------------------------------------------------------
 
 struct Running {
   Array mean, var;
@@ -377,8 +376,7 @@ py::object backward(const Setting& setting, py::handle dy_object, py::handle x_o
   return py::make_tuple(out.finish(), dweight.owner, dbias.owner);
 }
 
-// ---- layer norm and RMS norm
-// ---------------------------------------------------------------------
+// ---- layer norm and RMS norm -------------------------------------------------------------------
 
 // The trailing axes from `first` on are a row. Packs where rows are not dense or do not lie at one
 // distance.

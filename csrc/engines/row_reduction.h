@@ -14,8 +14,7 @@ namespace {
 
 using simd::Vec;
 
-// ---- operations that reduce
-// -------------------------------------------------------------------------
+// ---- operations that reduce --------------------------------------------------------------------
 
 struct AddOp {
   template <class T>
@@ -60,8 +59,7 @@ struct MinOp {
   }
 };
 
-// ---- walks
-// -------------------------------------------------------------------------------------------
+// ---- walks -------------------------------------------------------------------------------------
 
 // The first n lanes of v, `fill` in the others.
 template <class T>
@@ -179,8 +177,7 @@ template <class Op, class T, class Walk, class Value>
   return walk.template total<Op>(slots);
 }
 
-// ---- long reductions
-// ---------------------------------------------------------------------------------
+// ---- long reductions ---------------------------------------------------------------------------
 
 // Combines block totals pairwise, like a binary counter: 2^k blocks are k additions deep.
 template <class Op, class T, int width>

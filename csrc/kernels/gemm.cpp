@@ -91,8 +91,7 @@ void for_blocks_of_k(const GemmProblem& p, std::int64_t most, Run run) {
   } while (at < p.k);
 }
 
-// ---- the paths
-// -----------------------------------------------------------------------------------------
+// ---- the paths ---------------------------------------------------------------------------------
 
 void run_dots(const GemmProblem& p) {
   GemmArgs args;

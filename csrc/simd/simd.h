@@ -99,8 +99,7 @@ struct Int<double> {
 template <class T>
 static constexpr bool is_float = sizeof(T) == 4;
 
-// ---- memory, whole vectors
-// -------------------------------------------------------------------------
+// ---- memory, whole vectors ---------------------------------------------------------------------
 
 template <class T>
 HOTLOOP_SIMD Vec<T> load(const T* p) {
@@ -116,8 +115,7 @@ HOTLOOP_SIMD void prefetch(const void* p) {
   __builtin_prefetch(p);
 }
 
-// ---- constants
-// -------------------------------------------------------------------------------------
+// ---- constants ---------------------------------------------------------------------------------
 
 template <class T>
 HOTLOOP_SIMD Vec<T> zero() {
@@ -151,8 +149,7 @@ HOTLOOP_SIMD Vec<T> iota() {
   return r;
 }
 
-// ---- arithmetic
-// ------------------------------------------------------------------------------------
+// ---- arithmetic --------------------------------------------------------------------------------
 
 template <class T>
 HOTLOOP_SIMD Vec<T> operator+(Vec<T> a, Vec<T> b) {
@@ -175,8 +172,7 @@ HOTLOOP_SIMD Vec<T> operator-(Vec<T> a) {
   return {-a.v};
 }
 
-// ---- bits
-// ------------------------------------------------------------------------------------------
+// ---- bits --------------------------------------------------------------------------------------
 
 template <class T>
 HOTLOOP_SIMD Int<T> as_int(Vec<T> a) {

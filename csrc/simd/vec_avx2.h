@@ -13,8 +13,7 @@ HOTLOOP_SIMD Mask<T> first_lanes(int n) {
   return {iota_int<T>().v < set1_int<T>(n).v};
 }
 
-// ---- memory
-// ----------------------------------------------------------------------------------------
+// ---- memory ------------------------------------------------------------------------------------
 
 HOTLOOP_SIMD Vec<float> load_n(const float* p, int n) {
   return {_mm256_maskload_ps(p, (__m256i)first_lanes<float>(n).v)};
@@ -97,8 +96,7 @@ HOTLOOP_SIMD void store_u8_n(std::uint8_t* p, Int<T> a, int n) {  // the low byt
   }
 }
 
-// ---- arithmetic by instruction
-// ---------------------------------------------------------------------
+// ---- arithmetic by instruction -----------------------------------------------------------------
 
 HOTLOOP_SIMD Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
   return {_mm256_fmadd_ps(a.v, b.v, c.v)};

@@ -17,8 +17,7 @@ HOTLOOP_SIMD Mask<T> first_lanes(int n) {
   return {static_cast<decltype(Mask<T>::bits)>((1u << n) - 1u)};
 }
 
-// ---- memory
-// ----------------------------------------------------------------------------------------
+// ---- memory ------------------------------------------------------------------------------------
 
 template <class T>
 HOTLOOP_SIMD Vec<T> load_n(const T* p, int n) {
@@ -103,8 +102,7 @@ HOTLOOP_SIMD void store_u8_n(std::uint8_t* p, Int<T> a, int n) {  // the low byt
   }
 }
 
-// ---- masks
-// -----------------------------------------------------------------------------------------
+// ---- masks -------------------------------------------------------------------------------------
 
 #define HOTLOOP_COMPARE_(op, predicate)                                 \
   HOTLOOP_SIMD Mask<float> operator op(Vec<float> a, Vec<float> b) {    \
@@ -176,8 +174,7 @@ HOTLOOP_SIMD Int<T> select(Mask<T> mask, Int<T> yes, Int<T> no) {
   }
 }
 
-// ---- arithmetic
-// ------------------------------------------------------------------------------------
+// ---- arithmetic --------------------------------------------------------------------------------
 
 HOTLOOP_SIMD Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};

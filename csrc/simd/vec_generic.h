@@ -15,8 +15,7 @@ HOTLOOP_SIMD Mask<T> first_lanes(int n) {
   return {iota_int<T>().v < set1_int<T>(n).v};
 }
 
-// ---- memory
-// ----------------------------------------------------------------------------------------
+// ---- memory ------------------------------------------------------------------------------------
 
 template <class T>
 HOTLOOP_SIMD Vec<T> load_strided(const T* p, std::int64_t stride, int n) {
@@ -82,8 +81,7 @@ HOTLOOP_SIMD void store_u8_n(std::uint8_t* p, Int<T> a, int n) {  // the low byt
   }
 }
 
-// ---- arithmetic
-// ------------------------------------------------------------------------------------
+// ---- arithmetic --------------------------------------------------------------------------------
 
 template <class T>
 HOTLOOP_SIMD Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {

@@ -10,8 +10,7 @@ namespace {
 
 using simd::Vec;
 
-// ---- dots: c[i][j] = a[i] . b[j], both contiguous
-// --------------------------------------------------
+// ---- dots: c[i][j] = a[i] . b[j], both contiguous ----------------------------------------------
 
 // Adds up the lanes of as many vectors as there are lanes: lane l of row[0] becomes the sum of
 // row[l]. Three instructions for a sum instead of eight.
@@ -155,8 +154,7 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   }
 }
 
-// ---- rows: B streams through once, four of its rows at a time
-// -----------------------------------------
+// ---- rows: B streams through once, four of its rows at a time ----------------------------------
 
 constexpr int kStreams = 4;       // rows of B read at a time
 constexpr int kSumBytes = 65536;  // the sums of a block stay in L1 and L2, on the stack
@@ -280,8 +278,7 @@ void rows_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   }
 }
 
-// ---- slices of k, added in order
-// ------------------------------------------------------------------------
+// ---- slices of k, added in order ---------------------------------------------------------------
 
 template <class T>
 void combine_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
@@ -302,8 +299,7 @@ void combine_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   }
 }
 
-// ---- sums of columns
-// ---------------------------------------------------------------------------------------
+// ---- sums of columns ---------------------------------------------------------------------------
 
 // Partial sums over 64 rows each, added in order: the error grows with m / 64 instead of m.
 template <class T>

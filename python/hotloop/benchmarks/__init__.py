@@ -87,39 +87,46 @@ def execute(options: argparse.Namespace) -> int:
         print("\n".join(processes.measure(threads, options.quick).lines()))
         return 0
     names = ["hotloop", *options.rivals.split(",")]
+    rows: list[Row] = []
+    code = 0
     with rivals(names, threads) as contenders:
         about = report.machine(contenders, threads)
         print(report.headline(about))
 
         def progress(row: Row) -> None:
+            rows.append(row)
             ratios = "  ".join(
                 f"{name} {taken / row.times['hotloop']:.2f}×"
                 for name, taken in row.times.items()
                 if name != "hotloop"
             )
-            print(f"{row.case.key}: {report.duration(row.times['hotloop'])}  {ratios}", flush=True)
+            ours = report.duration(row.times["hotloop"])
+            print(f"[{len(rows)}/{len(table)}] {row.case.key}: {ours}  {ratios}", flush=True)
             for failure in row.failures.values():
                 print(f"  not timed: {failure}", file=sys.stderr)
 
         try:
-            rows = run(
+            run(
                 table,
                 contenders,
                 rounds=options.rounds or (2 if options.quick else 5),
                 seconds=0.02 if options.quick else 0.15,
                 progress=progress,
             )
-        except BenchError as error:
-            print(error, file=sys.stderr)
-            return 1
+        except (BenchError, KeyboardInterrupt) as error:  # what was timed is not lost
+            print(str(error) or "bench: interrupted", file=sys.stderr)
+            code = 1
+    if not rows:
+        return code
     print("\n" + (report.markdown(rows, about) if options.summary else report.text(rows)))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(report.as_json(rows, about), file, indent=1)
     if options.markdown:
         with open(options.markdown, "w", encoding="utf-8") as file:
-            file.write(report.markdown(rows, about, processes.measure(threads).lines()))
-    return 0
+            lines = processes.measure(threads).lines() if code == 0 else []
+            file.write(report.markdown(rows, about, lines))
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
