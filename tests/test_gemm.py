@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
 import pytest
 
 from conftest import LEVELS
+from fences import run_fenced
 from hotloop import DTypeError, OutputError, ShapeError
 from hotloop.kernels import gemm, gemm_pack
 from reference import LAYOUTS, assert_close, assert_same_bits, empty_with_layout, with_layout
@@ -379,27 +375,9 @@ def test_the_bits_do_not_depend_on_threads(level, shape_a, shape_b, rng):
 
 
 GUARDED = """
-import ctypes, mmap
-import numpy as np
-from hotloop.kernels import force_isa, gemm, gemm_pack, linear_backward
-libc = ctypes.CDLL(None, use_errno=True)
-page = mmap.PAGESIZE
-kept = []
+from hotloop.kernels import gemm, gemm_pack, linear_backward
 SIZES = ((1, 3, 5), (1, 70, 33), (2, 67, 9), (4, 17, 300), (7, 1, 13), (9, 33, 3), (30, 65, 18),
          (50, 70, 515), (13, 31, 2100))
-
-def fenced(shape, dtype, at_end):
-    # Pages without access right before and right after the array's pages.
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    pages = -(-max(size, 1) // page)
-    region = mmap.mmap(-1, (pages + 2) * page)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(region))
-    for fence in (start, start + (pages + 1) * page):
-        assert libc.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0
-    kept.append(region)
-    offset = page + (pages * page - size if at_end else 0)
-    return np.frombuffer(region, dtype, int(np.prod(shape)), offset).reshape(shape)
-
 rng = np.random.default_rng(0)
 for level in LEVELS:
     with force_isa(level):
@@ -433,21 +411,7 @@ print("no fence touched")
 
 
 def test_nothing_is_touched_outside_of_the_arrays():
-    from hotloop.kernels import force_isa
-
-    levels = []
-    for name in LEVELS:
-        try:
-            with force_isa(name):
-                levels.append(name)
-        except ValueError:
-            pass
-    script = f"LEVELS = {levels!r}\n" + textwrap.dedent(GUARDED)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ.copy()
-    )
-    assert done.returncode == 0, f"exit {done.returncode} (-11: a fence was touched): {done.stderr}"
-    assert "no fence touched" in done.stdout
+    run_fenced(GUARDED, LEVELS)
 
 
 F32 = np.float32

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
 import pytest
 
+from fences import run_fenced
 from hotloop import DTypeError, OutputError, ShapeError
 from hotloop.kernels import dequantize, force_isa, gemm_int8, quantize, requantize
 from reference import LAYOUTS, assert_same, assert_same_bits, empty_with_layout, with_layout
@@ -212,25 +208,7 @@ def test_layouts_of_numbers_and_bytes(level, layout, rng):
 # ---- memory and errors ----------------------------------------------------------------------
 
 GUARDED = """
-import ctypes, mmap
-import numpy as np
-from hotloop.kernels import dequantize, force_isa, gemm_int8, quantize
-libc = ctypes.CDLL(None, use_errno=True)
-page = mmap.PAGESIZE
-kept = []
-
-def fenced(shape, dtype, at_end):
-    # Pages without access right before and right after the array's pages.
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    pages = -(-max(size, 1) // page)
-    region = mmap.mmap(-1, (pages + 2) * page)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(region))
-    for fence in (start, start + (pages + 1) * page):
-        assert libc.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0
-    kept.append(region)
-    offset = page + (pages * page - size if at_end else 0)
-    return np.frombuffer(region, dtype, int(np.prod(shape)), offset).reshape(shape)
-
+from hotloop.kernels import dequantize, gemm_int8, quantize
 rng = np.random.default_rng(0)
 for level in LEVELS:
     with force_isa(level):
@@ -266,19 +244,7 @@ print("no fence touched")
 
 
 def test_nothing_is_touched_outside_of_the_arrays():
-    levels = []
-    for name in LEVELS:
-        try:
-            with force_isa(name):
-                levels.append(name)
-        except ValueError:
-            pass
-    script = f"LEVELS = {levels!r}\n" + textwrap.dedent(GUARDED)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ.copy()
-    )
-    assert done.returncode == 0, f"exit {done.returncode} (-11: a fence was touched): {done.stderr}"
-    assert "no fence touched" in done.stdout
+    run_fenced(GUARDED, LEVELS)
 
 
 @pytest.mark.parametrize(
