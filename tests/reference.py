@@ -278,6 +278,16 @@ def conv2d(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None, **settings
     return y if b is None else y + b.astype(np.float64)[:, None, None]
 
 
+def to_nhwc(image: np.ndarray) -> np.ndarray:
+    """An image (n, c, h, w) in memory that goes n, h, w, c."""
+    return np.ascontiguousarray(image.transpose(0, 2, 3, 1))
+
+
+def to_hwio(w: np.ndarray) -> np.ndarray:
+    """Weights (o, i, kh, kw) in memory that goes kh, kw, i, o."""
+    return np.ascontiguousarray(w.transpose(2, 3, 1, 0))
+
+
 def conv2d_backward_input(
     dy: np.ndarray, w: np.ndarray, x_shape: Sequence[int], **settings
 ) -> np.ndarray:
