@@ -12,9 +12,15 @@
 
 namespace hotloop::HOTLOOP_LEVEL::formula {
 
+#if defined(__CUDACC__)
+#define HOTLOOP_FORMULA \
+  template <class V>    \
+  __device__ __forceinline__ static V
+#else
 #define HOTLOOP_FORMULA \
   template <class V>    \
   [[gnu::always_inline]] static inline V
+#endif
 
 HOTLOOP_FORMULA relu(V x, double) {
   return max_or_b(splat(x, 0), x);
