@@ -19,6 +19,7 @@ import pytest
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 FLAGS = ["-std=c++20", "-fPIC", "-fno-math-errno", "-ffp-contract=off", "-Wall", "-Wextra"]
+FLAGS += ["-Wno-unknown-pragmas"]  # nvcc's #pragma unroll
 # The sanitizers' run preloads their libraries: then the kernels are compiled for them as well.
 ASAN = "libasan" in os.environ.get("LD_PRELOAD", "")
 ORDERS = {"forward": (0, 0), "reverse": (1, 0), "random": (2, 5)}

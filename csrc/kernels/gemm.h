@@ -35,6 +35,7 @@ struct GemmProblem {
   // B in panels of packed_columns, made by gemm_pack_b: blocks of kc rows, one after another, in
   // each of them all panels. 0: B is what p.b says.
   std::int64_t packed_columns = 0;
+  void* scratch = nullptr;  // CUDA: what hotloop_cuda_gemm_workspace asks for
 };
 
 #ifndef HOTLOOP_LEVEL
