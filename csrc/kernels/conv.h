@@ -164,8 +164,7 @@ HOTLOOP_KERNEL(conv_depthwise_rows_weight, ConvWeightArgs)
 HOTLOOP_KERNEL(conv_narrow, ConvNarrowArgs)
 HOTLOOP_KERNEL(conv_weight_sum, ConvWeightSumArgs)
 
-#ifndef HOTLOOP_LEVEL
-// The driver: plans the tables, packs, launches. Arrays in elements' strides, sizes checked.
+// What the driver and CUDA take: arrays in elements' strides, sizes checked.
 struct ConvImage {
   void* data;
   std::int64_t stride_n, stride_c, stride_d, stride_h, stride_w;
@@ -191,6 +190,18 @@ struct ConvEpilogue {
   double activation_alpha = 0;
 };
 
+// CUDA: conv_forward makes y of x and w, conv_backward_input x of y and w, conv_backward_weight w
+// of y and x, each in one call. The result's channels are dense, w may have any strides.
+struct ConvPassArgs {
+  ConvProblem problem;
+  ConvImage x, y;
+  ConvKernel w;
+  ConvEpilogue epilogue;
+  void* scratch = nullptr;  // what hotloop_cuda_<name>_workspace asks for
+};
+
+#ifndef HOTLOOP_LEVEL
+// The driver: plans the tables, packs, launches.
 // Products and sums of a pass: what decides about threads and the GIL.
 double conv_work(const ConvProblem& problem);
 

@@ -92,15 +92,10 @@ __global__ void __launch_bounds__(Shape::kThreads)
 
 // ---- plans: shapes alone decide -----------------------------------------------------------------
 
-constexpr std::int64_t kBlocksWanted = 120;  // some nine tenths of an H100's multiprocessors
 constexpr std::int64_t kLeastSlice = 256;
 constexpr std::int64_t kMostSlices = 64;
 constexpr std::int64_t kMostScratch = std::int64_t{64} << 20;
 int forced_tile = -1;  // for tests and tuning
-
-constexpr std::int64_t ceil_div(std::int64_t value, std::int64_t by) {
-  return (value + by - 1) / by;
-}
 
 enum class Path { tiles, dots, rows };
 struct Plan {

@@ -13,6 +13,12 @@
 
 namespace hotloop::cuda {
 
+inline constexpr std::int64_t kBlocksWanted = 120;  // nine tenths of an H100's multiprocessors
+
+constexpr std::int64_t ceil_div(std::int64_t value, std::int64_t by) {
+  return (value + by - 1) / by;
+}
+
 // 16 bytes that are moved as one.
 template <class T>
 struct alignas(16) Piece {

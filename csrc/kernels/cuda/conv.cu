@@ -1,0 +1,587 @@
+// Convolutions over 1 to 3 axes in three directions, channels last, as implicit products: the main
+// loop of product_tile.cuh, whose slices are read through the taps (conv_load.cuh).
+//   forward         y[pixel, o]     = sum over (tap, c) of x * w, rows are pixels
+//   backward input  dx[pixel, c]    = the same over dy, once for each phase of the stride, which
+//   has
+//                                     taps of its own: no zeros are inserted
+//   backward weight dw[(tap, c), o] = sum over pixels of x * dy, cut into slices that are added in
+//                                     order
+// Weights are packed first, [group][tap][channel][column]: they are small beside the images, and
+// any strides will do. Groups of a few channels (depthwise) go without tiles, a thread for each
+// result. Implicit product after cuDNN (Chetlur et al. 2014); not measured on a GPU yet.
+#include "kernels/conv.h"
+
+#include "kernels/cuda/activate.cuh"
+#include "kernels/cuda/conv_load.cuh"
+
+namespace hotloop::cuda {
+namespace {
+
+constexpr int kFewColumns = 8;  // of a group, for kernels without tiles
+constexpr std::int64_t kMostSlices = 64;
+constexpr std::int64_t kMostScratch = std::int64_t{64} << 20;
+
+// Forward, or a phase of backward to the input.
+template <class T>
+struct PassArgs {
+  ImageView view;
+  const T *source, *weights, *bias;
+  T* result;
+  ImageSteps to;  // the result's strides; its channels are dense
+  std::int64_t pixels, depth, columns, pitch, channels, groups, bias_step;
+  std::int64_t tiles_n;
+  T slope;
+  bool active, result_whole;
+  Activation activation;  // of the second pass
+  double activation_alpha;
+};
+
+template <class T>
+__device__ __forceinline__ std::int64_t result_of(const PassArgs<T>& p, std::int64_t pixel) {
+  unsigned w = static_cast<unsigned>(pixel);
+  unsigned h = p.view.count_w.split(w);
+  unsigned d = p.view.count_h.split(h);
+  const unsigned n = p.view.count_d.split(d);
+  const auto at = [](const PassAxis& axis, unsigned place) {
+    return static_cast<std::int64_t>(axis.out_first + static_cast<int>(place) * axis.out_step);
+  };
+  return n * p.to.n + at(p.view.d, d) * p.to.d + at(p.view.h, h) * p.to.h +
+         at(p.view.w, w) * p.to.w;
+}
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads)
+    conv_tiles(const __grid_constant__ PassArgs<typename Shape::Number> p) {
+  using T = typename Shape::Number;
+  HOTLOOP_SHARED(T, shared);
+  const std::int64_t group = blockIdx.y;
+  const std::int64_t row0 = blockIdx.x / p.tiles_n * Shape::kRows;
+  const std::int64_t column0 = blockIdx.x % p.tiles_n * Shape::kColumns;
+  PixelSlice<T, Shape::kRows, Shape::kDepth, Shape::kThreads> a(
+      p.view, p.source + group * p.channels * p.view.steps.c, row0, p.pixels);
+  MatrixSlice<T, Shape::kColumns, Shape::kDepth, Shape::kThreads, false> b;
+  b.data = p.weights + group * p.depth * p.pitch + column0;
+  b.row_step = 1;
+  b.term_step = p.pitch;
+  b.left = p.pitch - column0;
+  b.whole = true;
+  Shape tile;
+  tile.run(a, b, 0, p.depth, shared);
+
+  constexpr int kPiece = Shape::kPiece;
+#pragma unroll
+  for (int i = 0; i < Shape::kThreadRows; ++i) {
+    const std::int64_t row = row0 + Shape::row_of(i / kPiece) + i % kPiece;
+    if (row >= p.pixels) continue;
+    T* const to = p.result + result_of(p, row) + group * p.columns;
+#pragma unroll
+    for (int g = 0; g < Shape::kColumnGroups; ++g) {
+      const std::int64_t column = column0 + Shape::column_of(g);
+      Piece<T> result;
+#pragma unroll
+      for (int v = 0; v < kPiece; ++v) {
+        T x = tile.sum[i][g * kPiece + v];
+        if (p.bias && column + v < p.columns) {
+          x += p.bias[(group * p.columns + column + v) * p.bias_step];
+        }
+        result.at[v] = cheap_activation(x, p.active, p.slope);
+      }
+      if (p.result_whole && column + kPiece <= p.columns) {
+        *reinterpret_cast<Piece<T>*>(to + column) = result;
+      } else {
+#pragma unroll
+        for (int v = 0; v < kPiece; ++v) {
+          if (column + v < p.columns) to[column + v] = result.at[v];
+        }
+      }
+    }
+  }
+}
+
+// Groups of a few channels: neighbouring threads take neighbouring channels of the result.
+template <class T>
+__global__ void __launch_bounds__(256) conv_direct(const __grid_constant__ PassArgs<T> p) {
+  const std::int64_t channels = p.groups * p.columns, count = p.pixels * channels;
+  std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  for (; at < count; at += static_cast<std::int64_t>(gridDim.x) * 256) {
+    const std::int64_t pixel = at / channels, o = at % channels, group = o / p.columns;
+    const Place place = place_of_pixel(p.view, static_cast<unsigned>(pixel));
+    const T* const source = p.source + group * p.channels * p.view.steps.c;
+    const T* weight = p.weights + group * p.depth * p.pitch + o % p.columns;
+    T sum = 0;
+    for (std::int64_t k = 0; k < p.depth; ++k, weight += p.pitch) {
+      const Place term = place_of_term(p.view, static_cast<unsigned>(k));
+      if (inside(p.view, place, term)) {
+        sum = fused(source[place.offset + term.offset], *weight, sum);
+      }
+    }
+    if (p.bias) sum += p.bias[o * p.bias_step];
+    p.result[result_of(p, pixel) + o] = cheap_activation(sum, p.active, p.slope);
+  }
+}
+
+// The activation that the epilogue leaves out, in place.
+template <class T>
+__global__ void __launch_bounds__(256) conv_activate(const __grid_constant__ PassArgs<T> p) {
+  const std::int64_t channels = p.groups * p.columns, count = p.pixels * channels;
+  std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  for (; at < count; at += static_cast<std::int64_t>(gridDim.x) * 256) {
+    T& y = p.result[result_of(p, at / channels) + at % channels];
+    y = activate(p.activation, y, p.activation_alpha);
+  }
+}
+
+// Weights of the taps of a pass: packed[group][tap][channel][pitch], zeros behind the columns.
+template <class T>
+struct PackArgs {
+  const T* w;
+  T* packed;
+  PassAxis d, h, w_axis;
+  std::int64_t step_d, step_h, step_w, step_channel, step_column, step_group;
+  std::int64_t channels, columns, pitch, count;
+};
+template <class T>
+__global__ void __launch_bounds__(256) conv_pack(const __grid_constant__ PackArgs<T> p) {
+  std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  for (; at < p.count; at += static_cast<std::int64_t>(gridDim.x) * 256) {
+    const std::int64_t column = at % p.pitch;
+    std::int64_t rest = at / p.pitch;
+    const std::int64_t channel = rest % p.channels;
+    rest /= p.channels;
+    const std::int64_t w = p.w_axis.tap_first + rest % p.w_axis.taps * p.w_axis.tap_step;
+    rest /= p.w_axis.taps;
+    const std::int64_t h = p.h.tap_first + rest % p.h.taps * p.h.tap_step;
+    rest /= p.h.taps;
+    const std::int64_t d = p.d.tap_first + rest % p.d.taps * p.d.tap_step;
+    const std::int64_t group = rest / p.d.taps;
+    const std::int64_t from = d * p.step_d + h * p.step_h + w * p.step_w +
+                              channel * p.step_channel + column * p.step_column +
+                              group * p.step_group;
+    p.packed[at] = column < p.columns ? p.w[from] : T(0);
+  }
+}
+
+// Backward to the weights: parts[slice][group][term][column].
+template <class T>
+struct WeightArgs {
+  ImageView x, dy;
+  const T *x_data, *dy_data;
+  T* parts;
+  std::int64_t pixels, depth, columns, channels, groups, slice, slice_step, tiles_n;
+  bool whole;
+};
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads)
+    conv_weight_tiles(const __grid_constant__ WeightArgs<typename Shape::Number> p) {
+  using T = typename Shape::Number;
+  HOTLOOP_SHARED(T, shared);
+  const std::int64_t group = blockIdx.z;
+  const std::int64_t row0 = blockIdx.x / p.tiles_n * Shape::kRows;
+  const std::int64_t column0 = blockIdx.x % p.tiles_n * Shape::kColumns;
+  const std::int64_t begin = blockIdx.y * p.slice, last = begin + p.slice;
+  TermSlice<T, Shape::kRows, Shape::kDepth, Shape::kThreads> a(
+      p.x, p.x_data + group * p.channels * p.x.steps.c, row0, p.depth);
+  TermSlice<T, Shape::kColumns, Shape::kDepth, Shape::kThreads> b(
+      p.dy, p.dy_data + group * p.columns * p.dy.steps.c, column0, p.columns);
+  Shape tile;
+  tile.run(a, b, begin, last < p.pixels ? last : p.pixels, shared);
+
+  T* const parts = p.parts + blockIdx.y * p.slice_step + group * p.depth * p.columns;
+  constexpr int kPiece = Shape::kPiece;
+#pragma unroll
+  for (int i = 0; i < Shape::kThreadRows; ++i) {
+    const std::int64_t row = row0 + Shape::row_of(i / kPiece) + i % kPiece;
+    if (row >= p.depth) continue;
+#pragma unroll
+    for (int g = 0; g < Shape::kColumnGroups; ++g) {
+      const std::int64_t column = column0 + Shape::column_of(g);
+#pragma unroll
+      for (int v = 0; v < kPiece; ++v) {
+        if (column + v < p.columns) {
+          parts[row * p.columns + column + v] = tile.sum[i][g * kPiece + v];
+        }
+      }
+    }
+  }
+}
+
+// Without tiles: a thread for each weight, neighbours in neighbouring groups.
+template <class T>
+__global__ void __launch_bounds__(256) conv_weight_direct(const __grid_constant__ WeightArgs<T> p) {
+  const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (at >= p.slice_step) return;
+  const std::int64_t group = at % p.groups, column = at / p.groups % p.columns;
+  const std::int64_t row = at / p.groups / p.columns;
+  const std::int64_t begin = blockIdx.y * p.slice, last = begin + p.slice;
+  const std::int64_t end = last < p.pixels ? last : p.pixels;
+  const Place term = place_of_term(p.x, static_cast<unsigned>(row));
+  const T* const x = p.x_data + group * p.channels * p.x.steps.c + term.offset;
+  const T* const dy = p.dy_data + (group * p.columns + column) * p.dy.steps.c;
+  T sum = 0;
+  for (std::int64_t pixel = begin; pixel < end; ++pixel) {
+    const Place from = place_of_pixel(p.x, static_cast<unsigned>(pixel));
+    if (!inside(p.x, from, term)) continue;
+    sum = fused(x[from.offset], dy[place_of_pixel(p.dy, static_cast<unsigned>(pixel)).offset], sum);
+  }
+  p.parts[blockIdx.y * p.slice_step + (group * p.depth + row) * p.columns + column] = sum;
+}
+
+// dw = the slices added in order.
+template <class T>
+struct SumArgs {
+  const T* parts;
+  T* dw;
+  std::int64_t slices, slice_step, columns, channels, taps_w, taps_h, taps_d;
+  std::int64_t step_d, step_h, step_w, step_channel, step_column, step_group;
+};
+template <class T>
+__global__ void __launch_bounds__(256) conv_weight_sum(const __grid_constant__ SumArgs<T> p) {
+  const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (at >= p.slice_step) return;
+  T sum = p.slices > 0 ? p.parts[at] : T(0);
+  for (std::int64_t slice = 1; slice < p.slices; ++slice) {
+    sum += p.parts[slice * p.slice_step + at];
+  }
+  const std::int64_t column = at % p.columns;
+  std::int64_t rest = at / p.columns;
+  const std::int64_t channel = rest % p.channels;
+  rest /= p.channels;
+  const std::int64_t w = rest % p.taps_w, h = rest / p.taps_w % p.taps_h;
+  rest /= p.taps_w * p.taps_h;
+  p.dw[rest % p.taps_d * p.step_d + h * p.step_h + w * p.step_w + channel * p.step_channel +
+       column * p.step_column + rest / p.taps_d * p.step_group] = sum;
+}
+
+// ---- plans --------------------------------------------------------------------------------------
+
+PassAxis forward_axis(std::int64_t out, std::int64_t stride, std::int64_t padding,
+                      std::int64_t dilation, std::int64_t taps, std::int64_t size) {
+  const auto as_int = [](std::int64_t value) { return static_cast<int>(value); };
+  return {as_int(out),
+          as_int(stride),
+          as_int(-padding),
+          as_int(dilation),
+          as_int(taps),
+          as_int(size),
+          0,
+          1,
+          0,
+          1};
+}
+
+// Result positions i, i + stride, ...: tap r meets them where i + padding - r * dilation is a
+// multiple of the stride, which every stride / gcd-th tap does, or none.
+PassAxis backward_axis(std::int64_t i, std::int64_t out, std::int64_t stride, std::int64_t padding,
+                       std::int64_t dilation, std::int64_t taps, std::int64_t size) {
+  std::int64_t gcd = dilation, rest = stride;
+  while (rest != 0) {
+    const std::int64_t next = gcd % rest;
+    gcd = rest;
+    rest = next;
+  }
+  const std::int64_t tap_step = stride / gcd;
+  std::int64_t first = 0;
+  while (first < tap_step && (i + padding - first * dilation) % stride != 0) ++first;
+  const bool any = first < tap_step && first < taps;
+  PassAxis axis{};
+  axis.count = static_cast<int>(ceil_div(size - i, stride));
+  axis.step = 1;
+  axis.first = any ? static_cast<int>((i + padding - first * dilation) / stride) : 0;
+  axis.shift = static_cast<int>(-(tap_step * dilation) / stride);
+  axis.taps = any ? static_cast<int>(ceil_div(taps - first, tap_step)) : 0;
+  axis.size = static_cast<int>(out);
+  axis.tap_first = static_cast<int>(first);
+  axis.tap_step = static_cast<int>(tap_step);
+  axis.out_first = static_cast<int>(i);
+  axis.out_step = static_cast<int>(stride);
+  return axis;
+}
+
+template <class T>
+bool steps_are_whole(const void* data, const ImageSteps& steps, std::int64_t group_channels) {
+  constexpr std::int64_t size = Piece<T>::kSize;
+  return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && steps.c == 1 && steps.n % size == 0 &&
+         steps.d % size == 0 && steps.h % size == 0 && steps.w % size == 0 &&
+         group_channels % size == 0;
+}
+
+template <class T>
+ImageView view_of(const ConvImage& image, const PassAxis& d, const PassAxis& h, const PassAxis& w,
+                  std::int64_t group_channels) {
+  ImageView view{};
+  view.steps = {image.stride_n, image.stride_d, image.stride_h, image.stride_w, image.stride_c};
+  view.d = d, view.h = h, view.w = w;
+  view.count_d = Divisor(d.count), view.count_h = Divisor(h.count), view.count_w = Divisor(w.count);
+  view.channels = Divisor(group_channels > 0 ? group_channels : 1);
+  view.taps_h = Divisor(h.taps > 0 ? h.taps : 1), view.taps_w = Divisor(w.taps > 0 ? w.taps : 1);
+  view.whole = steps_are_whole<T>(image.data, view.steps, group_channels);
+  return view;
+}
+
+std::int64_t pitch_of(std::int64_t columns, std::int64_t item) {
+  const std::int64_t piece = 16 / item;
+  return ceil_div(columns, piece) * piece;
+}
+
+std::int64_t taps_of(const ConvProblem& p) {
+  return p.kd * p.kh * p.kw;
+}
+
+struct WeightPlan {
+  bool direct = false;
+  int tile = 2;
+  std::int64_t slices = 1, slice = 0;
+};
+WeightPlan weight_plan(const ConvProblem& p) {
+  WeightPlan plan;
+  const std::int64_t item = p.dtype == DType::f32 ? 4 : 8;
+  const std::int64_t pixels = p.n * p.out_d * p.out_h * p.out_w;
+  const std::int64_t columns = p.o / p.groups, depth = taps_of(p) * (p.c / p.groups);
+  const std::int64_t bytes = p.groups * depth * columns * item;
+  plan.direct = p.groups > 1 && columns <= kFewColumns;
+  std::int64_t blocks = p.groups * ceil_div(depth, 64) * ceil_div(columns, 64), least = 256;
+  if (plan.direct) {
+    blocks = ceil_div(p.groups * depth * columns, 256);
+    least = 64;
+  } else if (p.dtype == DType::f32 && depth >= 128 && columns >= 128) {
+    plan.tile = 0;
+    blocks = p.groups * ceil_div(depth, 128) * ceil_div(columns, 128);
+  }
+  std::int64_t slices = 4 * kBlocksWanted / (blocks > 0 ? blocks : 1);
+  if (slices > pixels / least) slices = pixels / least;
+  if (slices > kMostSlices) slices = kMostSlices;
+  if (bytes > 0 && slices * bytes > kMostScratch) slices = kMostScratch / bytes;
+  if (slices < 1) slices = 1;
+  plan.slice = ceil_div(ceil_div(pixels > 0 ? pixels : 1, slices), 16) * 16;
+  plan.slices = pixels > 0 ? ceil_div(pixels, plan.slice) : 1;
+  return plan;
+}
+
+// ---- launches -----------------------------------------------------------------------------------
+
+template <class Shape, class T>
+void launch_pass(PassArgs<T>& args, cudaStream_t stream) {
+  args.tiles_n = ceil_div(args.columns, Shape::kColumns);
+  const dim3 grid(static_cast<unsigned>(ceil_div(args.pixels, Shape::kRows) * args.tiles_n),
+                  static_cast<unsigned>(args.groups));
+  HOTLOOP_LAUNCH((conv_tiles<Shape>), grid, Shape::kThreads, Shape::kSharedBytes, stream, args);
+}
+
+template <class T>
+void run_pixels(PassArgs<T>& args, const ConvEpilogue& epilogue, cudaStream_t stream) {
+  args.active = is_cheap(epilogue.activation) && epilogue.activation != Activation::none;
+  args.slope = epilogue.activation == Activation::leaky_relu
+                   ? static_cast<T>(epilogue.activation_alpha)
+                   : T(0);
+  const std::int64_t count = args.pixels * args.groups * args.columns;
+  const std::int64_t large = ceil_div(args.pixels, 128) * ceil_div(args.columns, 128) * args.groups;
+  if (args.groups > 1 && args.columns <= kFewColumns) {
+    HOTLOOP_LAUNCH((conv_direct<T>), blocks_for(count, 256), 256, 0, stream, args);
+  } else if constexpr (sizeof(T) == 8) {
+    launch_pass<Tile<T, 64, 64, 16, 4, 4>>(args, stream);
+  } else if (args.columns > 64 && large >= kBlocksWanted) {
+    launch_pass<Tile<T, 128, 128, 16, 8, 8>>(args, stream);
+  } else if (ceil_div(args.pixels, 128) * ceil_div(args.columns, 64) * args.groups >=
+             kBlocksWanted) {
+    launch_pass<Tile<T, 128, 64, 16, 8, 4>>(args, stream);
+  } else {
+    launch_pass<Tile<T, 64, 64, 16, 4, 4>>(args, stream);
+  }
+  if (is_cheap(epilogue.activation)) return;
+  args.activation = epilogue.activation;
+  args.activation_alpha = epilogue.activation_alpha;
+  HOTLOOP_LAUNCH((conv_activate<T>), blocks_for(count, 256), 256, 0, stream, args);
+}
+
+// The operands of forward and backward input, by what they are in the pass.
+struct Pass {
+  ConvImage source, result;
+  std::int64_t channels, columns;                      // of a group
+  std::int64_t step_channel, step_column, step_group;  // of w
+};
+
+template <class T>
+T* run_pass(const ConvPassArgs& all, const Pass& pass, const PassAxis& d, const PassAxis& h,
+            const PassAxis& w, T* scratch, cudaStream_t stream) {
+  const ConvProblem& p = all.problem;
+  const std::int64_t taps = static_cast<std::int64_t>(d.taps) * h.taps * w.taps;
+  PassArgs<T> args{};
+  args.view = view_of<T>(pass.source, d, h, w, pass.channels);
+  args.source = static_cast<const T*>(pass.source.data);
+  args.result = static_cast<T*>(pass.result.data);
+  args.to = {pass.result.stride_n, pass.result.stride_d, pass.result.stride_h, pass.result.stride_w,
+             1};
+  args.weights = scratch;
+  args.bias = static_cast<const T*>(all.epilogue.bias);
+  args.bias_step = all.epilogue.bias_stride;
+  args.channels = pass.channels, args.columns = pass.columns, args.groups = p.groups;
+  args.depth = taps * pass.channels;
+  args.pitch = pitch_of(pass.columns, sizeof(T));
+  args.result_whole = steps_are_whole<T>(args.result, args.to, pass.columns);
+  PackArgs<T> pack{static_cast<const T*>(all.w.data),
+                   scratch,
+                   d,
+                   h,
+                   w,
+                   all.w.stride_d,
+                   all.w.stride_h,
+                   all.w.stride_w,
+                   pass.step_channel,
+                   pass.step_column,
+                   pass.step_group,
+                   pass.channels,
+                   pass.columns,
+                   args.pitch,
+                   p.groups * args.depth * args.pitch};
+  if (pack.count > 0) {
+    HOTLOOP_LAUNCH((conv_pack<T>), blocks_for(pack.count, 256), 256, 0, stream, pack);
+  }
+  // Pixels are numbered with 31 bits: so many images at a time.
+  const std::int64_t per_image = static_cast<std::int64_t>(d.count) * h.count * w.count;
+  const std::int64_t most = per_image > 0 ? 0x7fffffff / per_image : 0;
+  for (std::int64_t first = 0; first < p.n && most > 0; first += most) {
+    args.source = static_cast<const T*>(pass.source.data) + first * pass.source.stride_n;
+    args.result = static_cast<T*>(pass.result.data) + first * pass.result.stride_n;
+    args.pixels = (p.n - first < most ? p.n - first : most) * per_image;
+    run_pixels(args, all.epilogue, stream);
+  }
+  return scratch + pack.count;
+}
+
+template <class T>
+void run_forward(const ConvPassArgs& all, cudaStream_t stream) {
+  const ConvProblem& p = all.problem;
+  const std::int64_t columns = p.o / p.groups;
+  const Pass pass{all.x,          all.y,          p.c / p.groups,          columns,
+                  all.w.stride_i, all.w.stride_o, columns * all.w.stride_o};
+  run_pass<T>(all, pass, forward_axis(p.out_d, p.stride_d, p.padding_d, p.dilation_d, p.kd, p.d),
+              forward_axis(p.out_h, p.stride_h, p.padding_h, p.dilation_h, p.kh, p.h),
+              forward_axis(p.out_w, p.stride_w, p.padding_w, p.dilation_w, p.kw, p.w),
+              static_cast<T*>(all.scratch), stream);
+}
+
+template <class T>
+void run_backward_input(const ConvPassArgs& all, cudaStream_t stream) {
+  const ConvProblem& p = all.problem;
+  const std::int64_t channels = p.o / p.groups;
+  const Pass pass{all.y,
+                  all.x,
+                  channels,
+                  p.c / p.groups,
+                  all.w.stride_o,
+                  all.w.stride_i,
+                  channels * all.w.stride_o};
+  T* scratch = static_cast<T*>(all.scratch);
+  for (std::int64_t i = 0; i < p.stride_d && i < p.d; ++i) {
+    const PassAxis d = backward_axis(i, p.out_d, p.stride_d, p.padding_d, p.dilation_d, p.kd, p.d);
+    for (std::int64_t j = 0; j < p.stride_h && j < p.h; ++j) {
+      const PassAxis h =
+          backward_axis(j, p.out_h, p.stride_h, p.padding_h, p.dilation_h, p.kh, p.h);
+      for (std::int64_t k = 0; k < p.stride_w && k < p.w; ++k) {
+        const PassAxis w =
+            backward_axis(k, p.out_w, p.stride_w, p.padding_w, p.dilation_w, p.kw, p.w);
+        scratch = run_pass<T>(all, pass, d, h, w, scratch, stream);
+      }
+    }
+  }
+}
+
+template <class Shape, class T>
+void launch_weight(WeightArgs<T>& args, std::int64_t slices, cudaStream_t stream) {
+  args.tiles_n = ceil_div(args.columns, Shape::kColumns);
+  const dim3 grid(static_cast<unsigned>(ceil_div(args.depth, Shape::kRows) * args.tiles_n),
+                  static_cast<unsigned>(slices), static_cast<unsigned>(args.groups));
+  HOTLOOP_LAUNCH((conv_weight_tiles<Shape>), grid, Shape::kThreads, Shape::kSharedBytes, stream,
+                 args);
+}
+
+template <class T>
+void run_backward_weight(const ConvPassArgs& all, cudaStream_t stream) {
+  const ConvProblem& p = all.problem;
+  const WeightPlan plan = weight_plan(p);
+  const std::int64_t columns = p.o / p.groups, channels = p.c / p.groups;
+  const PassAxis d = forward_axis(p.out_d, p.stride_d, p.padding_d, p.dilation_d, p.kd, p.d);
+  const PassAxis h = forward_axis(p.out_h, p.stride_h, p.padding_h, p.dilation_h, p.kh, p.h);
+  const PassAxis w = forward_axis(p.out_w, p.stride_w, p.padding_w, p.dilation_w, p.kw, p.w);
+  const auto itself = [](std::int64_t size) { return forward_axis(size, 1, 0, 1, 1, size); };
+  WeightArgs<T> args{};
+  args.x = view_of<T>(all.x, d, h, w, channels);
+  args.dy = view_of<T>(all.y, itself(p.out_d), itself(p.out_h), itself(p.out_w), columns);
+  args.x_data = static_cast<const T*>(all.x.data);
+  args.dy_data = static_cast<const T*>(all.y.data);
+  args.parts = static_cast<T*>(all.scratch);
+  args.pixels = p.n * p.out_d * p.out_h * p.out_w;
+  args.depth = taps_of(p) * channels;
+  args.columns = columns, args.channels = channels, args.groups = p.groups;
+  args.slice = plan.slice;
+  args.slice_step = p.groups * args.depth * columns;
+  if (args.slice_step == 0) return;
+  if (args.pixels == 0) {
+    // Only zeros are written.
+  } else if (plan.direct) {
+    const dim3 grid(static_cast<unsigned>(ceil_div(args.slice_step, 256)),
+                    static_cast<unsigned>(plan.slices));
+    HOTLOOP_LAUNCH((conv_weight_direct<T>), grid, 256, 0, stream, args);
+  } else if constexpr (sizeof(T) == 8) {
+    launch_weight<Tile<T, 64, 64, 16, 4, 4>>(args, plan.slices, stream);
+  } else if (plan.tile == 0) {
+    launch_weight<Tile<T, 128, 128, 16, 8, 8>>(args, plan.slices, stream);
+  } else {
+    launch_weight<Tile<T, 64, 64, 16, 4, 4>>(args, plan.slices, stream);
+  }
+  const SumArgs<T> sum{args.parts,
+                       static_cast<T*>(all.w.data),
+                       args.pixels > 0 ? plan.slices : 0,
+                       args.slice_step,
+                       columns,
+                       channels,
+                       p.kw,
+                       p.kh,
+                       p.kd,
+                       all.w.stride_d,
+                       all.w.stride_h,
+                       all.w.stride_w,
+                       all.w.stride_i,
+                       all.w.stride_o,
+                       columns * all.w.stride_o};
+  HOTLOOP_LAUNCH((conv_weight_sum<T>), blocks_for(args.slice_step, 256), 256, 0, stream, sum);
+}
+
+// Every tap belongs to one phase at most.
+std::int64_t packed_bytes(const ConvProblem& p, std::int64_t channels, std::int64_t columns) {
+  const std::int64_t item = p.dtype == DType::f32 ? 4 : 8;
+  return p.groups * taps_of(p) * channels * pitch_of(columns, item) * item;
+}
+
+}  // namespace
+
+HOTLOOP_CUDA_WORKSPACE(conv_forward, ConvPassArgs) {
+  const ConvProblem& p = args.problem;
+  return packed_bytes(p, p.c / p.groups, p.o / p.groups);
+}
+HOTLOOP_CUDA_KERNEL(conv_forward, ConvPassArgs) {
+  args.problem.dtype == DType::f32 ? run_forward<float>(args, stream)
+                                   : run_forward<double>(args, stream);
+}
+
+HOTLOOP_CUDA_WORKSPACE(conv_backward_input, ConvPassArgs) {
+  const ConvProblem& p = args.problem;
+  return packed_bytes(p, p.o / p.groups, p.c / p.groups);
+}
+HOTLOOP_CUDA_KERNEL(conv_backward_input, ConvPassArgs) {
+  args.problem.dtype == DType::f32 ? run_backward_input<float>(args, stream)
+                                   : run_backward_input<double>(args, stream);
+}
+
+HOTLOOP_CUDA_WORKSPACE(conv_backward_weight, ConvPassArgs) {
+  const ConvProblem& p = args.problem;
+  const std::int64_t item = p.dtype == DType::f32 ? 4 : 8;
+  return weight_plan(p).slices * taps_of(p) * (p.c / p.groups) * p.o * item;
+}
+HOTLOOP_CUDA_KERNEL(conv_backward_weight, ConvPassArgs) {
+  args.problem.dtype == DType::f32 ? run_backward_weight<float>(args, stream)
+                                   : run_backward_weight<double>(args, stream);
+}
+
+}  // namespace hotloop::cuda
