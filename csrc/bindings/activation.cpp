@@ -1,6 +1,7 @@
 // y = f(x) and dx = dy f'(x) for every activation of the list.
 #include "bindings/activation.h"
 
+#include "bindings/device.h"
 #include "bindings/map.h"
 
 namespace hotloop {
@@ -9,7 +10,8 @@ namespace {
 
 struct Activated {
   const char* name;
-  const char* saved_name;  // what backward reads: "x" or "y"
+  const char* saved_name;                    // what backward reads: "x" or "y"
+  const char *forward_name, *backward_name;  // of the kernels
   Kernel<MapArgs> forward, backward;
   double cost;
 };
@@ -19,12 +21,14 @@ py::object forward(const Activated& function, py::handle x_object, double parame
   if (run_flat(function.forward, {x_object}, out_object, parameter)) {
     return py::reinterpret_borrow<py::object>(out_object);
   }
+  const Call call(function.name);
   const Array x = input(function.name, "x", x_object);
   Output out = map_output(function.name, out_object, x.dtype, x.shape_vector(), {&x});
   no_overlap(function.name, out, "x", x, Overlap::same_allowed);
   MapArgs args = plan_map(out.array, {&x});
   args.scalar = parameter;
-  run(function.forward, args, map_split(args, function.cost, out.is_fresh));
+  call.run(function.forward_name, function.forward, args,
+           map_split(args, function.cost, out.is_fresh));
   return out.finish();
 }
 
@@ -35,6 +39,7 @@ py::object backward(const Activated& function, py::handle dy_object, py::handle 
   }
   const std::string op = std::string(function.name) + "_backward";
   const char* saved_name = function.saved_name;
+  const Call call(op.c_str());
   const Array dy = input(op.c_str(), "dy", dy_object);
   const Array saved = input(op.c_str(), saved_name, saved_object);
   same_dtype(op.c_str(), "dy", dy, saved_name, saved);
@@ -44,7 +49,8 @@ py::object backward(const Activated& function, py::handle dy_object, py::handle 
   no_overlap(op.c_str(), out, saved_name, saved, Overlap::same_allowed);
   MapArgs args = plan_map(out.array, {&dy, &saved});
   args.scalar = parameter;
-  run(function.backward, args, map_split(args, function.cost, out.is_fresh));
+  call.run(function.backward_name, function.backward, args,
+           map_split(args, function.cost, out.is_fresh));
   return out.finish();
 }
 
@@ -86,9 +92,15 @@ void bind_one(py::module_& m, const char* name, Lookup lookup) {
 }  // namespace
 
 void bind_activation(py::module_& m) {
-#define HOTLOOP_X(name, parameter, saved, cost)                                               \
-  bind_one<(parameter != 0.0)>(m, #name, [] {                                                 \
-    return Activated{#name, #saved, name##_forward_kernel(), name##_backward_kernel(), cost}; \
+#define HOTLOOP_X(name, parameter, saved, cost) \
+  bind_one<(parameter != 0.0)>(m, #name, [] {   \
+    return Activated{#name,                     \
+                     #saved,                    \
+                     #name "_forward",          \
+                     #name "_backward",         \
+                     name##_forward_kernel(),   \
+                     name##_backward_kernel(),  \
+                     cost};                     \
   });
   HOTLOOP_ACTIVATIONS(HOTLOOP_X)
 #undef HOTLOOP_X

@@ -64,11 +64,12 @@ struct Array {
   void* data = nullptr;
   DType dtype = DType::f32;
   bool is_flags = false;  // bool elements, one byte each; dtype means nothing then
+  int device = -1;        // on a GPU: its number (bindings/device.h)
   int ndim = 0;
   std::int64_t size = 0;
   std::array<std::int64_t, kMaxDims> shapes;   // the first ndim are set
   std::array<std::int64_t, kMaxDims> strides;  // the first ndim are set
-  py::object owner;                            // the ndarray, or the packed copy made of it
+  py::object owner;                            // the array, or the packed copy made of it
 
   std::int64_t item() const { return is_flags ? 1 : item_size(dtype); }
   std::int64_t shape(int axis) const { return shapes[static_cast<std::size_t>(axis)]; }

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "bindings/device.h"
 #include "bindings/params.h"
 
 namespace hotloop {
@@ -65,8 +66,8 @@ bool read_layout(py::handle object, Array* array) {
   return addressable;
 }
 
-bool dtype_of(py::handle object, DType* dtype) {
-  const auto* descr = py::detail::array_descriptor_proxy(proxy(object)->descr);
+bool dtype_of_descr(PyObject* raw, DType* dtype) {
+  const auto* descr = py::detail::array_descriptor_proxy(raw);
   if (descr->byteorder == '>') return false;
   if (descr->type_num == kNumpyFloat) {
     *dtype = DType::f32;
@@ -78,12 +79,48 @@ bool dtype_of(py::handle object, DType* dtype) {
     *dtype = DType::u8;
   } else if (descr->type_num == kNumpyInt || (descr->type_num == kNumpyLong && sizeof(long) == 4)) {
     *dtype = DType::s32;
-  } else if (descr->type_num >= kNumpyUser && is_bf16(proxy(object)->descr)) {
+  } else if (descr->type_num >= kNumpyUser && is_bf16(raw)) {
     *dtype = DType::bf16;
   } else {
     return false;
   }
   return true;
+}
+bool dtype_of(py::handle object, DType* dtype) {
+  return dtype_of_descr(proxy(object)->descr, dtype);
+}
+
+// Like read_layout, for an array on a GPU: false where its memory is misaligned too.
+bool read_device(const DeviceArray& from, Array* array) {
+  const std::int64_t item = array->item();
+  array->device = from.device;
+  array->ndim = static_cast<int>(from.shape.size());
+  array->data = from.data;
+  array->size = from.size();
+  bool addressable = reinterpret_cast<std::intptr_t>(from.data) % item == 0;
+  for (std::size_t axis = 0; axis < from.shape.size(); ++axis) {
+    array->shapes[axis] = from.shape[axis];
+    array->strides[axis] = from.shape[axis] == 1 ? 0 : from.strides[axis] / item;
+    if (from.shape[axis] != 1 && from.strides[axis] % item != 0) addressable = false;
+  }
+  return addressable;
+}
+
+// Where the call runs; a GPU only where the op says that it has kernels for it.
+void meet(const char* op, const char* name, int device) {
+  Call* const call = Call::current();
+  if (call) return call->meet(name, device);
+  if (device == kCpu) return;
+  throw DeviceError(std::string(op) + ": " + name + " must lie on the CPU, for " + op +
+                    " has no CUDA kernel, got an array on " + device_text(device) +
+                    "; move it: .to(\"cpu\")");
+}
+
+py::object fresh_array(const char* op, const py::dtype& dtype, const Shape& shape,
+                       const Shape& strides = {}) {
+  const Call* const call = Call::current();
+  if (call && call->on_gpu()) return new_device_array(op, call->device(), dtype, shape, strides);
+  return new_array(op, dtype, shape, strides);
 }
 
 std::string quoted(const char* op, const char* name) {
@@ -93,7 +130,18 @@ std::string quoted(const char* op, const char* name) {
 bool is_aligned(py::handle object) {
   return (proxy(object)->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
 }
+// Whether a kernel can address the memory as it is.
+bool is_addressable(py::handle object, Array* array) {
+  if (const DeviceArray* device = as_device_array(object)) return read_device(*device, array);
+  return is_aligned(object) && read_layout(object, array);
+}
 bool is_writable(py::handle object) {
+  if (const DeviceArray* device = as_device_array(object)) {
+    for (std::size_t axis = 0; axis < device->shape.size(); ++axis) {
+      if (device->shape[axis] > 1 && device->strides[axis] == 0) return false;
+    }
+    return !device->read_only;
+  }
   return (proxy(object)->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
 }
 
@@ -110,13 +158,16 @@ void require_ndarray(const char* op, const char* name, py::handle object) {
 
 void require_array(const char* op, const char* name, py::handle object, DType* dtype,
                    DTypes allowed = kFloats) {
-  require_ndarray(op, name, object);
-  if (!dtype_of(object, dtype) || !(allowed >> static_cast<unsigned>(*dtype) & 1u)) {
+  const DeviceArray* const device = as_device_array(object);
+  if (!device) require_ndarray(op, name, object);
+  meet(op, name, device ? device->device : kCpu);
+  PyObject* const descr = device ? device->dtype.ptr() : proxy(object)->descr;
+  if (!dtype_of_descr(descr, dtype) || !(allowed >> static_cast<unsigned>(*dtype) & 1u)) {
     DType first = DType::f32;
     while (!(allowed >> static_cast<unsigned>(first) & 1u)) first = DType(int(first) + 1);
     throw DTypeError(quoted(op, name) + " must be " + dtype_names(allowed) +
                      " in native byte order, got " +
-                     py::str(py::handle(proxy(object)->descr)).cast<std::string>() +
+                     py::str(py::handle(descr)).cast<std::string>() +
                      "; convert it with .astype(numpy." + dtype_name(first) + ")");
   }
 }
@@ -138,6 +189,26 @@ std::pair<std::intptr_t, std::intptr_t> extent(py::handle object) {
     (reach < 0 ? low : high) += reach;
   }
   return {low, high + py::cast<py::array>(object).itemsize()};
+}
+
+// The same for what the wall has read, which is all there is of an array on a GPU.
+std::pair<std::intptr_t, std::intptr_t> extent(const Array& array) {
+  auto low = reinterpret_cast<std::intptr_t>(array.data), high = low;
+  if (array.size == 0) return {low, low};
+  for (int axis = 0; axis < array.ndim; ++axis) {
+    const std::int64_t reach = array.stride(axis) * (array.shape(axis) - 1) * array.item();
+    (reach < 0 ? low : high) += reach;
+  }
+  return {low, high + array.item()};
+}
+
+bool same_view(const Array& x, const Array& y) {
+  if (x.data != y.data || x.ndim != y.ndim || x.item() != y.item()) return false;
+  for (int axis = 0; axis < x.ndim; ++axis) {
+    if (x.shape(axis) != y.shape(axis)) return false;
+    if (x.shape(axis) != 1 && x.stride(axis) != y.stride(axis)) return false;
+  }
+  return true;
 }
 
 bool same_view(py::handle a, py::handle b) {
@@ -195,8 +266,13 @@ bool Array::contiguous() const {
 
 Array describe(py::handle object) {
   Array array;
-  dtype_of(object, &array.dtype);
-  read_layout(object, &array);
+  if (const DeviceArray* device = as_device_array(object)) {
+    dtype_of_descr(device->dtype.ptr(), &array.dtype);
+    read_device(*device, &array);
+  } else {
+    dtype_of(object, &array.dtype);
+    read_layout(object, &array);
+  }
   array.owner = py::reinterpret_borrow<py::object>(object);
   return array;
 }
@@ -204,23 +280,27 @@ Array describe(py::handle object) {
 Array input(const char* op, const char* name, py::handle object, DTypes allowed) {
   Array array;
   require_array(op, name, object, &array.dtype, allowed);
-  const bool addressable = read_layout(object, &array);
+  const bool addressable = is_addressable(object, &array);
   array.owner = py::reinterpret_borrow<py::object>(object);
-  if (!addressable || !is_aligned(object)) return packed(array);
-  return array;
+  return addressable ? array : packed(array);
 }
 
 Array flags_input(const char* op, const char* name, py::handle object) {
-  require_ndarray(op, name, object);
-  const auto* descr = py::detail::array_descriptor_proxy(proxy(object)->descr);
-  if (descr->type_num != kNumpyBool) {
+  const DeviceArray* const device = as_device_array(object);
+  if (!device) require_ndarray(op, name, object);
+  meet(op, name, device ? device->device : kCpu);
+  PyObject* const descr = device ? device->dtype.ptr() : proxy(object)->descr;
+  if (py::detail::array_descriptor_proxy(descr)->type_num != kNumpyBool) {
     throw DTypeError(quoted(op, name) + " must be bool, got " +
-                     py::str(py::handle(proxy(object)->descr)).cast<std::string>() +
-                     "; compare it (x > 0)");
+                     py::str(py::handle(descr)).cast<std::string>() + "; compare it (x > 0)");
   }
   Array array;
   array.is_flags = true;
-  read_layout(object, &array);
+  if (device) {
+    read_device(*device, &array);
+  } else {
+    read_layout(object, &array);
+  }
   array.owner = py::reinterpret_borrow<py::object>(object);
   return array;
 }
@@ -228,14 +308,14 @@ Array flags_input(const char* op, const char* name, py::handle object) {
 Array in_place(const char* op, const char* name, py::handle object) {
   Array array;
   require_array(op, name, object, &array.dtype);
-  const bool addressable = read_layout(object, &array);
+  const bool addressable = is_addressable(object, &array);
   array.owner = py::reinterpret_borrow<py::object>(object);
   if (!is_writable(object)) {
     throw OutputError(quoted(op, name) + " is changed in place and must be writable, got a " +
                       "read-only array of shape " + shape_text(array.shape_vector()) +
                       "; pass a copy");
   }
-  if (!addressable || !is_aligned(object)) {
+  if (!addressable) {
     throw OutputError(quoted(op, name) +
                       " is changed in place and must be aligned, got a misaligned array; "
                       "pass a copy");
@@ -244,8 +324,13 @@ Array in_place(const char* op, const char* name, py::handle object) {
 }
 
 Array packed(const Array& array) {
-  const bool fine = array.contiguous() && is_aligned(array.owner);
-  if (fine) return array;
+  Array check = array;
+  if (array.contiguous() && is_addressable(array.owner, &check)) return array;
+  if (const DeviceArray* from = as_device_array(array.owner)) {
+    const py::object made = new_device_array("copy", from->device, from->dtype, from->shape);
+    copy_on_device("copy", *as_device_array(made), *from);
+    return describe(made);
+  }
   py::object copy =
       py::reinterpret_steal<py::object>(PyObject_CallMethod(array.owner.ptr(), "copy", "s", "C"));
   if (!copy) throw py::error_already_set();
@@ -348,11 +433,11 @@ Output::Output(const char* op, py::handle out, DType dtype, const Shape& shape) 
     Array check;
     check.dtype = dtype;
     // Memory a kernel cannot address is written through scratch.
-    if (!is_aligned(out) || !read_layout(out, &check)) {
-      array = describe(new_array(op, numpy_dtype(dtype), shape));
+    if (!is_addressable(out, &check)) {
+      array = describe(fresh_array(op, numpy_dtype(dtype), shape));
     }
   } else {
-    target = new_array(op, numpy_dtype(dtype), shape);
+    target = fresh_array(op, numpy_dtype(dtype), shape);
     array = describe(target);
   }
   data = array.data;
@@ -364,13 +449,13 @@ Output::Output(const char* op, py::handle out, DType dtype, const Shape& shape,
     take(op, out, dtype, shape);
     Array check;
     check.dtype = dtype;
-    bool fits = is_aligned(out) && read_layout(out, &check);
+    bool fits = is_addressable(out, &check);
     for (int axis = 0; fits && axis < array.ndim; ++axis) {
       fits = array.shape(axis) == 1 || array.stride(axis) == wanted[static_cast<std::size_t>(axis)];
     }
-    if (!fits) array = describe(new_array(op, numpy_dtype(dtype), shape, wanted));
+    if (!fits) array = describe(fresh_array(op, numpy_dtype(dtype), shape, wanted));
   } else {
-    target = new_array(op, numpy_dtype(dtype), shape, wanted);
+    target = fresh_array(op, numpy_dtype(dtype), shape, wanted);
     array = describe(target);
   }
   data = array.data;
@@ -385,7 +470,7 @@ Output Output::flags(const char* op, py::handle out, const Shape& shape, const S
     made.is_fresh = false;
     made.target = made.array.owner;
   } else {
-    made.target = new_array(op, py::dtype(kNumpyBool), shape, strides);
+    made.target = fresh_array(op, py::dtype(kNumpyBool), shape, strides);
     made.array = flags_input(op, "out", made.target);
   }
   made.data = made.array.data;
@@ -393,8 +478,10 @@ Output Output::flags(const char* op, py::handle out, const Shape& shape, const S
 }
 
 py::object Output::finish() {
-  if (!array.owner.is(target) &&
-      PyObject_SetItem(target.ptr(), py::ellipsis().ptr(), array.owner.ptr()) != 0) {
+  if (array.owner.is(target)) return target;
+  if (array.device >= 0) {
+    copy_on_device("copy", *as_device_array(target), *as_device_array(array.owner));
+  } else if (PyObject_SetItem(target.ptr(), py::ellipsis().ptr(), array.owner.ptr()) != 0) {
     throw py::error_already_set();
   }
   return target;
@@ -402,13 +489,22 @@ py::object Output::finish() {
 
 void no_overlap(const char* op, const char* out_name, py::handle out, const char* name,
                 const Array& x, Overlap rule) {
-  const auto [out_low, out_high] = extent(out);
-  const auto [x_low, x_high] = extent(x.owner);
-  if (out_low >= x_high || x_low >= out_high) return;
-  if (rule == Overlap::same_allowed && same_view(out, x.owner)) return;
-  // The extents cross; interleaved views may still be disjoint, which NumPy can tell.
-  const py::object shares = py::module_::import("numpy").attr("may_share_memory");
-  if (!shares(out, x.owner, py::arg("max_work") = 10000).cast<bool>()) return;
+  if (x.device >= 0) {
+    Array to = describe(out);
+    to.is_flags = as_device_array(out)->dtype.kind() == 'b';
+    const auto [low, high] = extent(to);
+    const auto [x_low, x_high] = extent(x);
+    if (low >= x_high || x_low >= high) return;
+    if (rule == Overlap::same_allowed && same_view(to, x)) return;
+  } else {
+    const auto [out_low, out_high] = extent(out);
+    const auto [x_low, x_high] = extent(x.owner);
+    if (out_low >= x_high || x_low >= out_high) return;
+    if (rule == Overlap::same_allowed && same_view(out, x.owner)) return;
+    // The extents cross; interleaved views may still be disjoint, which NumPy can tell.
+    const py::object shares = py::module_::import("numpy").attr("may_share_memory");
+    if (!shares(out, x.owner, py::arg("max_work") = 10000).cast<bool>()) return;
+  }
   throw OutputError(std::string(op) + ": " + out_name + " must not overlap " + name + ", got " +
                     "shapes " + shape_text(describe(out).shape_vector()) + " and " +
                     shape_text(x.shape_vector()) + " that share memory; pass a separate array");

@@ -83,10 +83,17 @@ HOTLOOP_LANE Lane<T> min(Lane<T> a, Lane<T> b) {
   }
 HOTLOOP_X(exp)
 HOTLOOP_X(expm1)
-HOTLOOP_X(log) HOTLOOP_X(log1p) HOTLOOP_X(sqrt) HOTLOOP_X(tanh) HOTLOOP_X(sin) HOTLOOP_X(cos)
-    HOTLOOP_X(erf) HOTLOOP_X(erfc) HOTLOOP_X(round)
+HOTLOOP_X(log)
+HOTLOOP_X(log1p)
+HOTLOOP_X(sqrt)
+HOTLOOP_X(tanh)
+HOTLOOP_X(sin)
+HOTLOOP_X(cos)
+HOTLOOP_X(erf)
+HOTLOOP_X(erfc)
+HOTLOOP_X(round)
 #undef HOTLOOP_X
-        HOTLOOP_LANE Lane<T> abs(Lane<T> x) {
+HOTLOOP_LANE Lane<T> abs(Lane<T> x) {
   if constexpr (is_float<T>)
     return {::fabsf(x.value)};
   else

@@ -1,0 +1,52 @@
+// What the CUDA library hands to _core besides its kernels: one table of functions, found under the
+// name hotloop_cuda_api. Plain C types, no exceptions; results are CUDA's error codes, 0 is
+// success.
+#pragma once
+
+#include <cstdint>
+
+namespace hotloop {
+
+inline constexpr int kCudaAbi = 1;  // raised with every change of this file or an argument struct
+
+struct CudaDevice {
+  char name[256];
+  int major, minor, processors;
+  bool runs;  // the library holds code for it
+  std::int64_t free_bytes, total_bytes;
+};
+
+struct CudaMemory {
+  std::int64_t in_use_bytes, cached_bytes, allocations, cache_hits;
+};
+
+struct CudaApi {
+  int abi;
+  bool emulated;
+  const char* architectures;  // what it was built for, as CMake names them: "80-real;90a-real"
+  int (*device_count)(int* count);
+  int (*describe)(int device, CudaDevice* found);
+  const char* (*error_name)(int code);
+  const char* (*error_text)(int code);
+
+  // Memory for the device's stream: what is released may be handed out again at once, since work
+  // on one stream is done in order.
+  int (*allocate)(int device, std::int64_t bytes, void** pointer);
+  void (*release)(int device, void* pointer);
+  int (*empty_cache)(int device);
+  void (*memory)(int device, CudaMemory* numbers);
+
+  // Copies on the device's stream. From the host: done with `from` on return. To the host: done.
+  int (*to_device)(int device, void* to, const void* from, std::int64_t bytes);
+  int (*to_host)(int device, void* to, const void* from, std::int64_t bytes);
+  int (*between)(int to_device, void* to, int from_device, const void* from, std::int64_t bytes);
+
+  // Makes the device current for a launch on its stream; leave() restores the one before.
+  int (*enter)(int device, void** stream, int* before);
+  void (*leave)(int before);
+  int (*synchronize)(int device);
+  int (*wait_for)(int device, void* other);  // our stream waits for what is on the other now
+  int (*let_wait)(int device, void* other);  // the other waits for what is on ours now
+};
+
+}  // namespace hotloop
