@@ -159,19 +159,27 @@ LAYOUT_SHAPES = [
 ]
 
 
+def assert_like(p: Problem, actual: np.ndarray, expected: np.ndarray) -> None:
+    """The same bits; of a plain product, which memory may turn round, the same to rounding."""
+    if p.kh * p.kw > 1:
+        ref.assert_same(actual, expected)
+    else:
+        ref.assert_close(actual, expected, 200, kind="product", scale=1)
+
+
 @pytest.mark.parametrize("p", LAYOUT_SHAPES, ids=lambda p: p.id)
 def test_nhwc_is_the_same_kernel(p, dtype, rng):
     x, w, b, dy = p.make(rng, dtype)
     how = p.how | {"layout": "NHWC"}
     y = kernels.conv2d(ref.to_nhwc(x), ref.to_hwio(w), b, **how)
     assert y.flags.c_contiguous
-    ref.assert_same(ref.to_nhwc(kernels.conv2d(x, w, b, **p.how)), y)
+    assert_like(p, ref.to_nhwc(kernels.conv2d(x, w, b, **p.how)), y)
     shape = ref.to_nhwc(x).shape
     dx = kernels.conv2d_backward_input(ref.to_nhwc(dy), ref.to_hwio(w), shape, **how)
-    ref.assert_same(ref.to_nhwc(kernels.conv2d_backward_input(dy, w, x.shape, **p.how)), dx)
+    assert_like(p, ref.to_nhwc(kernels.conv2d_backward_input(dy, w, x.shape, **p.how)), dx)
     shape = ref.to_hwio(w).shape
     dw = kernels.conv2d_backward_weight(ref.to_nhwc(dy), ref.to_nhwc(x), shape, **how)
-    ref.assert_same(ref.to_hwio(kernels.conv2d_backward_weight(dy, x, w.shape, **p.how)), dw)
+    assert_like(p, ref.to_hwio(kernels.conv2d_backward_weight(dy, x, w.shape, **p.how)), dw)
 
 
 def test_results_are_stored_channels_last(rng):
@@ -195,12 +203,14 @@ def test_memory_layouts_of_inputs(p, layout, rng):
         return ref.with_layout(a, layout)
 
     x2, w2, b2, dy2 = (laid_out(a) for a in (x, w, b, dy))
-    ref.assert_same(kernels.conv2d(x2, w2, b2, **p.how), kernels.conv2d(x, w, b, **p.how))
-    ref.assert_same(
+    assert_like(p, kernels.conv2d(x2, w2, b2, **p.how), kernels.conv2d(x, w, b, **p.how))
+    assert_like(
+        p,
         kernels.conv2d_backward_input(dy2, w2, x.shape, **p.how),
         kernels.conv2d_backward_input(dy, w, x.shape, **p.how),
     )
-    ref.assert_same(
+    assert_like(
+        p,
         kernels.conv2d_backward_weight(dy2, x2, w.shape, **p.how),
         kernels.conv2d_backward_weight(dy, x, w.shape, **p.how),
     )

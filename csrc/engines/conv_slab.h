@@ -29,7 +29,8 @@ inline SlabPart slab_part(const ConvSlab& slab, std::int64_t index) {
   return part;
 }
 
-// Copies channels [first, first + channels) of a slab with its border of zeros, channels last.
+// Copies channels [first, first + channels) of a slab with its border of zeros, channels last, its
+// pixels slab.pitch apart.
 template <class T>
 inline void fill_slab(const ConvSlab& slab, const SlabPart& part, std::int64_t first,
                       std::int64_t channels, T* to) {
@@ -37,7 +38,7 @@ inline void fill_slab(const ConvSlab& slab, const SlabPart& part, std::int64_t f
   const std::int64_t height = (part.rows - 1) * slab.step_h + slab.span_h;
   const std::int64_t full_height = (slab.rows - 1) * slab.step_h + slab.span_h;
   const std::int64_t top = part.row * slab.step_h + slab.top;
-  const std::int64_t row_size = slab.width * channels;
+  const std::int64_t pitch = slab.pitch, row_size = slab.width * pitch;
   // Columns [begin, end) of the slab lie inside the image.
   std::int64_t begin = slab.left < 0 ? -slab.left : 0;
   std::int64_t end = slab.w - slab.left;
@@ -56,10 +57,10 @@ inline void fill_slab(const ConvSlab& slab, const SlabPart& part, std::int64_t f
       }
       const T* from = data + (part.image + image) * slab.stride_n + plane * slab.stride_d +
                       at * slab.stride_h + (slab.left + begin) * slab.stride_w;
-      fill_zeros(row_to, begin * channels);
-      copy_pixels(row_to + begin * channels, channels, from, slab.stride_w, slab.stride_c,
-                  end - begin, channels);
-      fill_zeros(row_to + end * channels, (slab.width - end) * channels);
+      fill_zeros(row_to, begin * pitch);
+      copy_pixels(row_to + begin * pitch, pitch, from, slab.stride_w, slab.stride_c, end - begin,
+                  channels);
+      fill_zeros(row_to + end * pitch, (slab.width - end) * pitch);
     }
   }
 }

@@ -144,7 +144,7 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
     launch(conv_pack_kernel(), pack.args, {.units = units, .grain = 2});
   }
 
-  const Table offsets = tap_offsets(slab, axes, source.channels);
+  const Table offsets = tap_offsets(slab, axes);
   Table tap;
   tap.reserve(static_cast<std::size_t>(depth));
   each_term(
@@ -240,6 +240,7 @@ double conv_work(const ConvProblem& p) {
 
 void conv_forward(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
                   const ConvEpilogue& epilogue, const ConvImage& y) {
+  if (conv_pointwise(p, x, w, epilogue, y)) return;
   const std::int64_t group_columns = p.o / p.groups;
   const PassWeights weights{w.data,
                             w.stride_d,
@@ -255,6 +256,7 @@ void conv_forward(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
 void conv_backward_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
                          const ConvEpilogue& epilogue, const ConvImage& dx) {
   if (conv_narrow_input(p, dy, w, epilogue, dx)) return;
+  if (conv_pointwise_input(p, dy, w, epilogue, dx)) return;
   const PassWeights weights{w.data,
                             w.stride_d,
                             w.stride_h,

@@ -37,7 +37,8 @@ struct ConvSlab {
   std::int64_t front, top, left;                // of the first slab, may be negative
   std::int64_t span_d, span_h;                  // source planes, rows under one output pixel
   std::int64_t width;                           // source columns of a slab
-  std::int64_t size;                            // elements of a copied slab of all channels
+  std::int64_t pitch;                           // elements from pixel to pixel of a copied slab
+  std::int64_t size;                            // elements of a copied slab
   bool direct;
   const std::int64_t* pixel;  // [images * rows * out_w]
 };
@@ -96,14 +97,15 @@ struct ConvTilesArgs {
   ConvScratch scratch;
 };
 
-// One partial dw per chunk of slabs. A unit is (chunk, run of input channels of all groups).
+// One partial dw per chunk of slabs. A unit is (chunk, part of the columns, run of input channels
+// of all groups).
 struct ConvWeightArgs {
   DType dtype;
   ConvSlab slab;
   const std::int64_t* tap;  // [taps]: offset of a tap's first channel in a slab of `run` channels
   std::int64_t taps, groups, group_channels;
-  std::int64_t run,
-      runs;  // input channels of a unit; units per chunk. More than one run: one group
+  std::int64_t run, runs;  // input channels of a unit. More than one run or part: one group
+  std::int64_t parts;      // of the columns, each of as many panels and blocks
   ConvColumns columns;
   const void* dy;
   std::int64_t dy_stride_n, dy_stride_d, dy_stride_h, dy_stride_w, dy_stride_c;
@@ -115,7 +117,7 @@ struct ConvWeightArgs {
   bool by_rows;
   ConvRowTaps row_taps;
   std::int64_t chunks, chunk_slabs;
-  void* partial;  // [chunk][group][run][tap][channel of run][blocks]
+  void* partial;  // [chunk][part][group][run][tap][channel of run][blocks of the part]
   ConvScratch scratch;
   ConvScratch orders;  // for by_rows: offsets of a slab's pixels
 };
@@ -124,7 +126,7 @@ struct ConvWeightArgs {
 struct ConvWeightSumArgs {
   DType dtype;
   const void* partial;
-  std::int64_t chunks, chunk_size, depth, groups;
+  std::int64_t chunks, chunk_size, depth, groups, parts;
   ConvColumns columns;
   void* dw;
   const std::int64_t* term;   // [depth]: where term k lies in dw

@@ -77,6 +77,35 @@ Source source_of(const ConvImage& image, std::int64_t n, std::int64_t channels, 
           image.stride_w};
 }
 
+namespace {
+
+// The axis sees every pixel of what is left: its size; 0 where it stays as it is.
+std::int64_t skip_along(AxisPlan& axis, std::int64_t size) {
+  const bool one = axis.taps() == 1 && axis.span == 1 && axis.step > 1 && axis.first >= 0;
+  if (!one || axis.count <= 0 || axis.first + (axis.count - 1) * axis.step >= size) return 0;
+  axis.step = 1;
+  axis.first = 0;
+  return axis.count;
+}
+
+}  // namespace
+
+void skip_unread(DType dtype, Source& source, PassAxes& axes) {
+  const auto skip = [&](AxisPlan& axis, std::int64_t& size, std::int64_t& stride) {
+    const std::int64_t first = axis.first, step = axis.step;
+    const std::int64_t left = skip_along(axis, size);
+    if (left == 0) return std::int64_t{0};
+    const std::int64_t moved = first * stride;
+    size = left;
+    stride *= step;
+    return moved;
+  };
+  const std::int64_t moved = skip(axes.planes, source.d, source.stride_d) +
+                             skip(axes.rows, source.h, source.stride_h) +
+                             skip(axes.cols, source.w, source.stride_w);
+  source.data = static_cast<const char*>(source.data) + moved * bytes_of(dtype);
+}
+
 ConvColumns columns_of(DType dtype, std::int64_t columns, bool one_panel) {
   const std::int64_t blocks = ceil_div(columns, kBlockBytes / (dtype == DType::f32 ? 4 : 8));
   return {columns, blocks, one_panel ? 1 : ceil_div(blocks, kPanelBlocks)};
@@ -89,6 +118,7 @@ namespace {
 constexpr std::int64_t kSlabBytes = 192 << 10;
 constexpr std::int64_t kSlabPixels = 1024;
 constexpr double kWorkOfAGrain = 1e6;
+constexpr std::int64_t kSpreadBytes = 512;
 
 // Where the slabs lie in the source, and whether they can be read there.
 ConvSlab place_slabs(const Source& source, const PassAxes& axes) {
@@ -120,16 +150,21 @@ ConvSlab place_slabs(const Source& source, const PassAxes& axes) {
 
 SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
                     std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
-                    std::int64_t splits) {
+                    std::int64_t splits, bool spread) {
   SlabPlan plan;
   plan.slab = place_slabs(source, axes);
   ConvSlab& slab = plan.slab;
+  const std::int64_t item = bytes_of(dtype);
+  slab.pitch = copied_channels;
+  if (spread) {
+    if (slab.pitch * item % kSpreadBytes == 0) slab.pitch += kBlockBytes / item;
+    if (axes.cols.step * source.stride_w * item % kSpreadBytes == 0) slab.direct = false;
+  }
   const std::int64_t image_pixels = slab.out_h * slab.out_w;
   const std::int64_t images = slab.n * slab.out_d;  // each plane of a volume is one
   const std::int64_t row_bytes =
-      bytes_of(dtype) *
-      std::max(slab.out_w * out_channels,
-               slab.span_d * slab.width * copied_channels * std::min(slab.step_h, slab.span_h));
+      item * std::max(slab.out_w * out_channels, slab.span_d * slab.width * copied_channels *
+                                                     std::min(slab.step_h, slab.span_h));
   const std::int64_t rows_that_fit = std::max<std::int64_t>(
       1, std::min(kSlabBytes / std::max<std::int64_t>(row_bytes, 1), kSlabPixels / slab.out_w));
   slab.images = 1;
@@ -152,12 +187,13 @@ SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
   slab.count = ceil_div(images, slab.images) * slab.per_image;
   const std::int64_t height = (slab.rows - 1) * slab.step_h + slab.span_h;
   if (!slab.direct) {
-    const std::int64_t sizes[] = {slab.images, slab.span_d, height, slab.width, copied_channels};
-    slab.size = checked_product("conv2d", sizes, 5, 16);
+    const std::int64_t sizes[] = {slab.images, slab.span_d, height, slab.width, slab.pitch};
+    // Whole blocks: what lies behind it in scratch is read in them.
+    slab.size = ceil_div(checked_product("conv2d", sizes, 5, 16), kBlockBytes) * kBlockBytes;
   }
 
-  const std::int64_t pixel_step = slab.direct ? slab.stride_w : copied_channels;
-  const std::int64_t row_step = slab.direct ? slab.stride_h : slab.width * copied_channels;
+  const std::int64_t pixel_step = slab.direct ? slab.stride_w : slab.pitch;
+  const std::int64_t row_step = slab.direct ? slab.stride_h : slab.width * slab.pitch;
   const std::int64_t image_step = slab.direct ? slab.stride_n : slab.span_d * height * row_step;
   plan.pixel.reserve(static_cast<std::size_t>(slab.images * slab.rows * slab.out_w));
   for (std::int64_t image = 0; image < slab.images; ++image) {
@@ -172,9 +208,9 @@ SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
   return plan;
 }
 
-Table tap_offsets(const ConvSlab& slab, const PassAxes& axes, std::int64_t copied_channels) {
-  const std::int64_t pixel_step = slab.direct ? slab.stride_w : copied_channels;
-  const std::int64_t row_step = slab.direct ? slab.stride_h : slab.width * copied_channels;
+Table tap_offsets(const ConvSlab& slab, const PassAxes& axes) {
+  const std::int64_t pixel_step = slab.direct ? slab.stride_w : slab.pitch;
+  const std::int64_t row_step = slab.direct ? slab.stride_h : slab.width * slab.pitch;
   const std::int64_t height = (slab.rows - 1) * slab.step_h + slab.span_h;
   const std::int64_t plane_step = slab.direct ? slab.stride_d : height * row_step;
   Table offsets;

@@ -11,12 +11,16 @@ namespace {
 // Elements of a partial that may stay in L2 beside a slab, and of all partials together.
 constexpr std::int64_t kPartialBytes = 192 << 10;
 constexpr std::int64_t kAllPartialBytes = 8 << 20;
+constexpr std::int64_t kSpreadOutputs = 64;  // fewer do not pay for the copy
 
 }  // namespace
 
 void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvImage& x,
                           const ConvKernel& dw) {
-  const PassAxes axes = forward_axes(p);
+  if (conv_pointwise_weight(p, dy, x, dw)) return;
+  PassAxes axes = forward_axes(p);
+  Source source = source_of(x, p.n, p.c, p.d, p.h, p.w);
+  skip_unread(p.dtype, source, axes);
   const AxisPlan& rows = axes.rows;
   const std::int64_t item = bytes_of(p.dtype);
   const std::int64_t channels = p.c / p.groups, outputs = p.o / p.groups;
@@ -26,21 +30,30 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const std::int64_t pitch = columns.blocks * kBlockBytes / item;
   const std::int64_t taps = axes.taps();
 
-  // Runs of input channels, each a divisor of them, until a partial fits the cache.
-  std::int64_t runs = 1;
-  if (groups == 1 && !depthwise) {
-    while (channels % (2 * runs) == 0 && channels / runs >= 16 &&
-           taps * (channels / runs) * columns.blocks * kBlockBytes > kPartialBytes) {
+  // Runs of input channels and parts of the columns, each a divisor of them, until a partial fits
+  // the cache. Every run copies dy and every part copies x: the longer side is cut.
+  std::int64_t runs = 1, parts = 1;
+  while (groups == 1 && !depthwise) {
+    const std::int64_t run = channels / runs, blocks = columns.blocks / parts;
+    if (taps * run * blocks * kBlockBytes <= kPartialBytes) break;
+    const bool run_splits = channels % (2 * runs) == 0 && run >= 16;
+    const bool part_splits = columns.panels % (2 * parts) == 0 && columns.blocks % (2 * parts) == 0;
+    if (!run_splits && !part_splits) break;
+    if (part_splits && (!run_splits || blocks * kBlockBytes >= run * item)) {
+      parts *= 2;
+    } else {
       runs *= 2;
     }
   }
   const std::int64_t run = channels / runs;
   const std::int64_t copied_channels = runs == 1 ? p.c : run;
+  const std::int64_t unit_outputs = parts == 1 ? p.o : pitch / parts;
   const double pixel_work = 2.0 * static_cast<double>(taps * channels * p.o);
-  const SlabPlan plan = plan_slabs(p.dtype, source_of(x, p.n, p.c, p.d, p.h, p.w), axes,
-                                   copied_channels, p.o, pixel_work, runs);
+  const bool spread = groups == 1 && !depthwise && p.o >= kSpreadOutputs;
+  const SlabPlan plan = plan_slabs(p.dtype, source, axes, copied_channels, unit_outputs, pixel_work,
+                                   runs * parts, spread);
   const ConvSlab& slab = plan.slab;
-  const Table tap = tap_offsets(slab, axes, copied_channels);
+  const Table tap = tap_offsets(slab, axes);
 
   // Chunks: enough units for the threads, as long as adding partials stays small beside the work.
   const std::int64_t sizes[] = {groups, taps, channels, columns.blocks};
@@ -50,7 +63,7 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   std::int64_t chunks = 1;
   if (work >= kWorkWorthSplitting) {
     const std::int64_t pixels = p.n * p.out_d * p.out_h * p.out_w;
-    chunks = std::min({slab.count, ceil_div(2 * kSlabsWanted, runs),
+    chunks = std::min({slab.count, ceil_div(2 * kSlabsWanted, runs * parts),
                        std::max<std::int64_t>(kAllPartialBytes / chunk_bytes, 1),
                        std::max<std::int64_t>(pixels / 256, 1)});
   }
@@ -64,7 +77,8 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   for (const std::int64_t shift : rows.shift) {
     const std::int64_t at = rows.first + shift;
     const std::int64_t first = at < 0 ? std::min(ceil_div(-at, rows.step), rows.count) : 0;
-    const std::int64_t last = at >= p.h ? 0 : std::min(ceil_div(p.h - at, rows.step), rows.count);
+    const std::int64_t last =
+        at >= source.h ? 0 : std::min(ceil_div(source.h - at, rows.step), rows.count);
     first_rows.push_back(first);
     last_rows.push_back(std::max(first, last));
     padded = padded || first > 0 || last < rows.count;
@@ -73,20 +87,19 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const bool by_rows = padded && slab.images > 1;
 
   const std::int64_t dy_pixels = slab.images * slab.rows * slab.out_w;
-  const ConvRowTaps row_taps = depthwise && dy.stride_c == 1
-                                   ? plan_row_taps(source_of(x, p.n, p.c, p.d, p.h, p.w), axes, 0)
-                                   : ConvRowTaps{};
+  const ConvRowTaps row_taps =
+      depthwise && dy.stride_c == 1 ? plan_row_taps(source, axes, 0) : ConvRowTaps{};
   const bool by_row_taps = row_taps.count > 0;
   const bool dy_direct = !by_rows && dy.stride_c == 1 && dy.stride_w >= 0 &&
                          outputs % (kBlockBytes / item) == 0 && (p.o <= 128 || depthwise) &&
                          (p.out_h == 1 || dy.stride_h == p.out_w * dy.stride_w) &&
                          (slab.images == 1 || dy.stride_n == p.out_h * p.out_w * dy.stride_w);
-  const std::int64_t dy_sizes[] = {dy_pixels, groups, pitch};
+  const std::int64_t dy_sizes[] = {dy_pixels, groups, pitch / parts};
   const std::int64_t dy_bytes =
       dy_direct || by_row_taps
           ? 0
           : checked_product("conv2d_backward_weight", dy_sizes, 3, item) * item;
-  const std::int64_t units = chunks * runs;
+  const std::int64_t units = chunks * parts * runs;
   Split split = split_for(units, work / static_cast<double>(units), p.interruptible);
   const bool in_place = slab.direct || by_row_taps;
   const ThreadScratch scratch((in_place ? 0 : slab.size * item) + dy_bytes, is_parallel(split));
@@ -103,6 +116,7 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   args.group_channels = channels;
   args.run = run;
   args.runs = runs;
+  args.parts = parts;
   args.columns = columns;
   args.dy = dy.data;
   args.dy_stride_n = dy.stride_n, args.dy_stride_d = dy.stride_d, args.dy_stride_h = dy.stride_h;
@@ -153,6 +167,7 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
                               chunk_bytes / item,
                               depth,
                               groups,
+                              parts,
                               columns,
                               dw.data,
                               term.data(),

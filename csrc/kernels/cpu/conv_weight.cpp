@@ -9,12 +9,21 @@
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
 
+// The panels of one part of the columns.
+struct PanelRange {
+  std::int64_t begin, end;
+};
+inline PanelRange panels_of(const ConvWeightArgs& args, std::int64_t part) {
+  const std::int64_t panels = args.columns.panels / args.parts;
+  return {part * panels, (part + 1) * panels};
+}
+
 // dy of a slab as panels: [group][panel][pixel][columns of the panel].
 template <class T>
-void pack_dy(const ConvWeightArgs& args, const SlabPart& part, T* to) {
+void pack_dy(const ConvWeightArgs& args, const SlabPart& part, const PanelRange& panels, T* to) {
   const ConvColumns& columns = args.columns;
   for (std::int64_t group = 0; group < args.groups; ++group) {
-    for (std::int64_t panel = 0; panel < columns.panels; ++panel) {
+    for (std::int64_t panel = panels.begin; panel < panels.end; ++panel) {
       const std::int64_t block = first_block(columns, panel);
       const std::int64_t width = (first_block(columns, panel + 1) - block) * kBlock<T>;
       const std::int64_t rest = columns.columns - block * kBlock<T>;
@@ -47,7 +56,8 @@ struct SlabOperands {
 
 template <class T>
 inline SlabOperands<T> read_slab(const ConvWeightArgs& args, const SlabPart& part,
-                                 std::int64_t first_channel, std::int64_t channels) {
+                                 const PanelRange& panels, std::int64_t first_channel,
+                                 std::int64_t channels) {
   T* scratch = own_scratch<T>(args.scratch);
   SlabOperands<T> operands;
   if (args.slab.direct) {
@@ -61,7 +71,7 @@ inline SlabOperands<T> read_slab(const ConvWeightArgs& args, const SlabPart& par
     operands.dy = static_cast<const T*>(args.dy) + part.image * args.dy_stride_n +
                   part.plane * args.dy_stride_d + part.row * args.dy_stride_h;
   } else {
-    pack_dy(args, part, scratch);
+    pack_dy(args, part, panels, scratch);
     operands.dy = scratch;
   }
   operands.pixel = args.slab.pixel;
@@ -80,7 +90,7 @@ inline SlabOperands<T> read_slab(const ConvWeightArgs& args, const SlabPart& par
 template <class T>
 inline void add_terms(const ConvWeightArgs& args, ConvTile<T>& tile, const T* source, T* c,
                       std::int64_t begin, std::int64_t end, int vectors) {
-  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  const std::int64_t pitch = args.columns.blocks / args.parts * kBlock<T>;
   const int most = conv_tile_rows(vectors);
   std::int64_t tap = begin / args.run, channel = begin % args.run;
   for (std::int64_t term = begin; term < end; term += most) {
@@ -99,24 +109,26 @@ inline void add_terms(const ConvWeightArgs& args, ConvTile<T>& tile, const T* so
 }
 
 template <class T>
-void add_slab(const ConvWeightArgs& args, const SlabPart& part, const SlabOperands<T>& operands,
-              T* partial, bool first) {
+void add_slab(const ConvWeightArgs& args, const SlabPart& part, const PanelRange& panels,
+              const SlabOperands<T>& operands, T* partial, bool first) {
   constexpr int kLanes = Vec<T>::lanes;
   const T zeros[kConvVectors * kLanes] = {};
   const std::int64_t depth = args.taps * args.run;
-  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  const std::int64_t pitch = args.columns.blocks / args.parts * kBlock<T>;
+  const std::int64_t first_of_part = first_block(args.columns, panels.begin);
+  const std::int64_t count = panels.end - panels.begin;
   const std::int64_t row_pixels = part.images * args.slab.out_w;
   const std::int64_t step = args.first_rows ? args.taps_w * args.run : depth;
   const T* dy = operands.dy;
   ConvTile<T> tile;
   tile.init = first ? zeros : nullptr;
   tile.columns = kConvVectors * kLanes;  // the partial has whole blocks
-  for (std::int64_t index = 0; index < args.groups * args.columns.panels; ++index) {
-    const std::int64_t group = index / args.columns.panels, panel = index % args.columns.panels;
+  for (std::int64_t index = 0; index < args.groups * count; ++index) {
+    const std::int64_t group = index / count, panel = panels.begin + index % count;
     const std::int64_t block = first_block(args.columns, panel);
     const std::int64_t width = (first_block(args.columns, panel + 1) - block) * kBlock<T>;
     const T* source = operands.source + group * args.group_channels;
-    T* c = partial + group * args.runs * depth * pitch + block * kBlock<T>;
+    T* c = partial + group * args.runs * depth * pitch + (block - first_of_part) * kBlock<T>;
     const T* b = dy;
     tile.b_step = width;
     if (args.dy_direct) {
@@ -149,20 +161,22 @@ void add_slab(const ConvWeightArgs& args, const SlabPart& part, const SlabOperan
 
 template <class T>
 void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t end) {
-  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  const std::int64_t pitch = args.columns.blocks / args.parts * kBlock<T>;
   const std::int64_t run_size = args.taps * args.run * pitch;
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const std::int64_t chunk = unit / args.runs, run = unit % args.runs;
+    const std::int64_t chunk = unit / (args.parts * args.runs), run = unit % args.runs;
+    const std::int64_t part_of_all = unit / args.runs;
+    const PanelRange panels = panels_of(args, part_of_all % args.parts);
     T* partial =
-        static_cast<T*>(args.partial) + chunk * args.groups * args.runs * run_size + run * run_size;
+        static_cast<T*>(args.partial) + (part_of_all * args.groups * args.runs + run) * run_size;
     const std::int64_t first = chunk * args.chunk_slabs;
     const std::int64_t last =
         first + args.chunk_slabs < args.slab.count ? first + args.chunk_slabs : args.slab.count;
     for (std::int64_t index = first; index < last; ++index) {
       const SlabPart part = slab_part(args.slab, index);
       const std::int64_t channels = args.runs == 1 ? args.slab.channels : args.run;
-      add_slab(args, part, read_slab<T>(args, part, run * args.run, channels), partial,
-               index == first);
+      const SlabOperands<T> operands = read_slab<T>(args, part, panels, run * args.run, channels);
+      add_slab(args, part, panels, operands, partial, index == first);
     }
   }
 }
@@ -197,11 +211,12 @@ template <class T>
 template <class T>
 void weight_sum_body(const ConvWeightSumArgs& args, std::int64_t begin, std::int64_t end) {
   constexpr int kLanes = Vec<T>::lanes;
-  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  const std::int64_t pitch = args.columns.blocks / args.parts * kBlock<T>;
   const std::int64_t runs = (args.depth + kPackRun - 1) / kPackRun;
   const bool turned = args.dense >= 4 && args.stride_column != 1;
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const T* partial = static_cast<const T*>(args.partial) + unit / runs * args.depth * pitch;
+    const T* partial =
+        static_cast<const T*>(args.partial) + unit / runs * args.depth * pitch;  // of one part
     T* dw = static_cast<T*>(args.dw) + unit / runs * args.stride_group;
     const std::int64_t first = unit % runs * kPackRun;
     const std::int64_t last = first + kPackRun < args.depth ? first + kPackRun : args.depth;
@@ -218,12 +233,12 @@ void weight_sum_body(const ConvWeightSumArgs& args, std::int64_t begin, std::int
         const std::int64_t rest = args.columns.columns - column;
         const int lanes = rest < kLanes ? static_cast<int>(rest) : kLanes;
         T* at = to + column * args.stride_column;
+        const T* from = partial + column / pitch * args.depth * pitch + column % pitch;
         if (turned) {
-          sum_block(args, partial + column, pitch, args.order + step, static_cast<int>(count), at,
-                    lanes);
+          sum_block(args, from, pitch, args.order + step, static_cast<int>(count), at, lanes);
           continue;
         }
-        const Vec<T> sum = sum_chunks(args, partial + k * pitch + column);
+        const Vec<T> sum = sum_chunks(args, from + k * pitch);
         if (args.stride_column == 1) {
           simd::store_upto(at, sum, lanes);
         } else {
@@ -278,7 +293,8 @@ void depthwise_weight_body(const ConvWeightArgs& args, std::int64_t begin, std::
         first + args.chunk_slabs < args.slab.count ? first + args.chunk_slabs : args.slab.count;
     for (std::int64_t index = first; index < last; ++index) {
       const SlabPart part = slab_part(args.slab, index);
-      const SlabOperands<T> operands = read_slab<T>(args, part, 0, args.slab.channels);
+      const SlabOperands<T> operands =
+          read_slab<T>(args, part, {0, args.columns.panels}, 0, args.slab.channels);
       for (std::int64_t c = 0; c < args.columns.columns; c += kLanes) {
         const std::int64_t rest = args.columns.columns - c;
         const int lanes = rest < kLanes ? static_cast<int>(rest) : kLanes;

@@ -60,12 +60,17 @@ struct SlabPlan {
 constexpr std::int64_t kSlabsWanted = 8;
 constexpr double kWorkWorthSplitting = 2e6;  // products and sums
 
+// Spread: who reads one channel of many pixels wants them copied rather than a multiple of 512
+// bytes apart, which is one of few places in L1.
 SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
                     std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
-                    std::int64_t splits);
+                    std::int64_t splits, bool spread = false);
+
+// An axis of one tap that steps over pixels inside the image, as one that does not see them.
+void skip_unread(DType dtype, Source& source, PassAxes& axes);
 
 // Offsets of the taps from a slab's pixel: [planes.tap][rows.tap][cols.tap].
-Table tap_offsets(const ConvSlab& slab, const PassAxes& axes, std::int64_t copied_channels);
+Table tap_offsets(const ConvSlab& slab, const PassAxes& axes);
 
 // The rows of taps of a depthwise pass whose rows can be read in place; count 0 where they cannot.
 ConvRowTaps plan_row_taps(const Source& source, const PassAxes& axes, std::int64_t y_step);
@@ -89,6 +94,14 @@ struct ThreadScratch {
 // Backward to an input of few channels; false, and nothing done, where it would not pay.
 bool conv_narrow_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
                        const ConvEpilogue& epilogue, const ConvImage& dx);
+
+// 1x1 kernels as plain products; false, and nothing done, where they are none.
+bool conv_pointwise(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
+                    const ConvEpilogue& epilogue, const ConvImage& y);
+bool conv_pointwise_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
+                          const ConvEpilogue& epilogue, const ConvImage& dx);
+bool conv_pointwise_weight(const ConvProblem& p, const ConvImage& dy, const ConvImage& x,
+                           const ConvKernel& dw);
 
 Split split_for(std::int64_t units, double unit_work, bool interruptible);
 

@@ -1,0 +1,113 @@
+// 1x1 kernels that visit every pixel are plain products: images are matrices of pixels times
+// channels, whatever the order in memory, where the pixels of an image lie in even steps.
+#include <algorithm>
+
+#include "kernels/driver/conv_plan.h"
+#include "kernels/gemm.h"
+
+namespace hotloop {
+namespace {
+
+// Packed rows of one product: together with what it packs of the weights 12 MB at most.
+constexpr std::int64_t kPackedBytes = 4ll << 20;
+constexpr std::int64_t kPackedDepth = 1024;
+// Fewer pixels of an image by itself do not pay for packing the weights once more.
+constexpr std::int64_t kLeastPixels = 128;
+// Beyond, the gradient of the weights cuts the sum itself, over more units than a product has.
+constexpr std::int64_t kMostPixels = 2048;
+
+bool is_pointwise(const ConvProblem& p) {
+  return p.kd * p.kh * p.kw == 1 && p.stride_d == 1 && p.stride_h == 1 && p.stride_w == 1 &&
+         p.padding_d == 0 && p.padding_h == 0 && p.padding_w == 0 && p.groups == 1;
+}
+
+// Elements from pixel to pixel through an image; 0 where the steps are not even.
+std::int64_t pixel_step(const ConvProblem& p, const ConvImage& image) {
+  const std::int64_t step = p.w > 1 ? image.stride_w : p.h > 1 ? image.stride_h : image.stride_d;
+  const bool rows = p.w == 1 || p.h == 1 || image.stride_h == p.w * step;
+  const bool planes = p.d == 1 || p.w * p.h == 1 || image.stride_d == p.w * p.h * step;
+  return rows && planes && step > 0 ? step : 0;
+}
+
+// One matrix of the pixels of all images, or one for each of them.
+struct Pixels {
+  std::int64_t count, step, images;
+};
+Pixels fold(const ConvProblem& p, const ConvImage& image, bool apart) {
+  const std::int64_t count = p.d * p.h * p.w;
+  const std::int64_t step = count > 1 ? pixel_step(p, image) : image.stride_n;
+  const bool together = p.n == 1 || image.stride_n == count * step;
+  if (together && !apart) return {count * p.n, step, 1};
+  return {count, step, p.n};
+}
+
+bool multiply(const ConvProblem& p, const ConvImage& from, std::int64_t channels,
+              const ConvKernel& w, std::int64_t stride_channel, std::int64_t stride_column,
+              std::int64_t columns, const ConvEpilogue& epilogue, const ConvImage& to) {
+  if (!is_pointwise(p) || (epilogue.bias && columns > 1 && epilogue.bias_stride != 1)) return false;
+  Pixels x = fold(p, from, false), y = fold(p, to, false);
+  if (x.images != y.images) {
+    x = fold(p, from, true);
+    y = fold(p, to, true);
+  }
+  if (x.step == 0 || y.step == 0 || (x.images > 1 && x.count < kLeastPixels)) return false;
+  if (from.stride_c != 1 && x.step != 1) return false;
+  const std::int64_t item = bytes_of(p.dtype), depth = std::min(channels, kPackedDepth) + 16;
+  const std::int64_t most = std::max<std::int64_t>(kPackedBytes / (depth * item) / 6 * 6, 6);
+  for (std::int64_t pixel = 0; pixel < x.count; pixel += most) {
+    GemmProblem product;
+    product.dtype = p.dtype;
+    product.activation = epilogue.activation;
+    product.activation_alpha = epilogue.activation_alpha;
+    product.m = std::min(most, x.count - pixel);
+    product.n = columns;
+    product.k = channels;
+    product.batches = x.images;
+    product.a = {static_cast<char*>(from.data) + pixel * x.step * item, x.step, from.stride_c,
+                 from.stride_n, nullptr};
+    product.b = {w.data, stride_channel, stride_column, 0, nullptr};
+    product.c = {static_cast<char*>(to.data) + pixel * y.step * item, y.step, 1, to.stride_n,
+                 nullptr};
+    product.bias = epilogue.bias;
+    product.interruptible = p.interruptible;
+    gemm(product);
+  }
+  return true;
+}
+
+}  // namespace
+
+bool conv_pointwise(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
+                    const ConvEpilogue& epilogue, const ConvImage& y) {
+  return multiply(p, x, p.c, w, w.stride_i, w.stride_o, p.o, epilogue, y);
+}
+
+bool conv_pointwise_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
+                          const ConvEpilogue& epilogue, const ConvImage& dx) {
+  return multiply(p, dy, p.o, w, w.stride_o, w.stride_i, p.c, epilogue, dx);
+}
+
+bool conv_pointwise_weight(const ConvProblem& p, const ConvImage& dy, const ConvImage& x,
+                           const ConvKernel& dw) {
+  if (!is_pointwise(p) || p.n * p.d * p.h * p.w >= kMostPixels) return false;
+  const Pixels from = fold(p, x, false), to = fold(p, dy, false);
+  if (from.images > 1 || to.images > 1 || from.step == 0 || to.step == 0) return false;
+  if (x.stride_c != 1 || dy.stride_c != 1) return false;
+  const bool turned = dw.stride_i != 1;  // (channels, outputs) in memory
+  if (turned && dw.stride_o != 1) return false;
+  const GemmMatrix of_x{x.data, from.step, 1, 0, nullptr}, of_dy{dy.data, to.step, 1, 0, nullptr};
+  GemmProblem product;
+  product.dtype = p.dtype;
+  product.m = turned ? p.c : p.o;
+  product.n = turned ? p.o : p.c;
+  product.k = to.count;
+  product.a = turned ? of_x : of_dy;
+  std::swap(product.a.row_step, product.a.column_step);
+  product.b = turned ? of_dy : of_x;
+  product.c = {dw.data, turned ? dw.stride_i : dw.stride_o, 1, 0, nullptr};
+  product.interruptible = p.interruptible;
+  gemm(product);
+  return true;
+}
+
+}  // namespace hotloop
