@@ -89,3 +89,119 @@ class PairLossArgs(ctypes.Structure):
         ("parameter", F64),
         ("n", I64),
     ]
+
+
+# math::OptimizerScalars<double>
+SCALARS = ["gradient", "lr", "decay", "eps", "beta1", "rest1", "beta2", "rest2"]
+SCALARS += ["root_scale", "extra"]
+RULES = ["sgd", "momentum", "adam", "amsgrad", "adamax", "nadam", "rmsprop", "rmsprop_momentum"]
+RULES += ["rmsprop_centered", "rmsprop_momentum_centered", "adagrad", "adadelta", "lion"]
+RULES += ["lamb_moments", "lamb_apply", "scale", "clamp", "sum_abs", "sum_squares", "largest"]
+
+
+class OptimizerScalars(ctypes.Structure):
+    _fields_ = [
+        *((name, F64) for name in SCALARS),
+        ("kind", ctypes.c_int),
+        ("first", ctypes.c_bool),
+        ("nesterov", ctypes.c_bool),
+    ]
+
+
+class OptimizerTensor(ctypes.Structure):
+    _fields_ = [
+        ("array", PTR * 5),
+        ("first_unit", I64),
+        ("size", I64),
+        ("ndim", ctypes.c_int),
+        ("shape", PTR),
+        ("strides", PTR * 5),
+        ("dense", ctypes.c_bool),
+        ("factor", F64),
+    ]
+
+
+class OptimizerArgs(ctypes.Structure):
+    _fields_ = [
+        ("tensors", PTR),
+        ("count", I64),
+        ("dtype", I32),
+        ("rule", I32),
+        ("scalars", OptimizerScalars),
+        ("partials", PTR),
+        ("lr", PTR),
+        ("step", PTR),
+        ("wide_lr", ctypes.c_bool),
+        ("wide_step", ctypes.c_bool),
+        ("given_lr", F64),
+        ("given_step", F64),
+        ("slowing", F64),
+        ("clipping", PTR),
+        ("factors", PTR),
+        ("scratch", PTR),
+    ]
+
+
+class OptimizerNormArgs(ctypes.Structure):
+    _fields_ = [
+        ("rule", I32),
+        ("partials", PTR),
+        ("count", I64),
+        ("gradient", F64),
+        ("most", F64),
+        ("norm", PTR),
+        ("clipping", PTR),
+    ]
+
+
+class OptimizerLengthsArgs(ctypes.Structure):
+    _fields_ = [
+        ("tensors", PTR),
+        ("count", I64),
+        ("partials", PTR),
+        ("lr", PTR),
+        ("wide_lr", ctypes.c_bool),
+        ("given_lr", F64),
+        ("factors", PTR),
+    ]
+
+
+class ReduceArgs(ctypes.Structure):
+    _fields_ = [
+        ("dtype", I32),
+        ("op", I32),
+        ("x", PTR),
+        ("out", PTR),
+        ("second", PTR),
+        ("divisor", F64),
+        ("columns", ctypes.c_bool),
+        ("reduced", I64),
+        ("chunk", I64),
+        ("outputs", I64),
+        ("out_chunk_stride", I64),
+        ("kept_dims", I32),
+        ("reduced_dims", I32),
+        ("kept_sizes", I64 * DIMS),
+        ("kept_strides", I64 * DIMS),
+        ("out_strides", I64 * DIMS),
+        ("reduced_sizes", I64 * DIMS),
+        ("reduced_strides", I64 * DIMS),
+        ("scratch", PTR),
+    ]
+
+
+class AlongArgs(ctypes.Structure):
+    _fields_ = [
+        ("dtype", I32),
+        ("smallest", ctypes.c_bool),
+        ("columns", ctypes.c_bool),
+        ("x", PTR),
+        ("out", PTR),
+        ("size", I64),
+        ("stride", I64),
+        ("out_stride", I64),
+        ("kept_dims", I32),
+        ("kept_sizes", I64 * DIMS),
+        ("kept_strides", I64 * DIMS),
+        ("out_strides", I64 * DIMS),
+    ]

@@ -33,8 +33,12 @@ struct ReduceArgs {
   std::int32_t kept_dims, reduced_dims;  // at least 1
   std::int64_t kept_sizes[kReduceDims], kept_strides[kReduceDims], out_strides[kReduceDims];
   std::int64_t reduced_sizes[kReduceDims], reduced_strides[kReduceDims];
+  void* scratch;  // CUDA alone
 };
 
+// On CUDA `reduce` and `pair_reduce` take the whole reduction, as run_reduce and run_pair_reduce do:
+// they cut it into chunks of their own (what HOTLOOP_CUDA_WORKSPACE asks for) and ignore chunk,
+// out_chunk_stride, second and the units. index_along takes its lines whole.
 HOTLOOP_KERNEL(reduce, ReduceArgs)
 // var: (mean, sum of squared distances); logsumexp: (maximum, sum of exp(x - maximum)).
 HOTLOOP_KERNEL(pair_reduce, ReduceArgs)
