@@ -205,3 +205,95 @@ class AlongArgs(ctypes.Structure):
         ("kept_strides", I64 * DIMS),
         ("out_strides", I64 * DIMS),
     ]
+
+
+class NormStrides(ctypes.Structure):
+    _fields_ = [("n", I64), ("s", I64), ("c", I64)]
+
+
+class NormArgs(ctypes.Structure):
+    _fields_ = [
+        ("dtype", I32),
+        ("channels_last", ctypes.c_bool),
+        ("n", I64),
+        ("s", I64),
+        ("c", I64),
+        ("sets", I64),
+        ("per_group", I64),
+        ("x", PTR),
+        ("other", PTR),
+        ("out", PTR),
+        ("x_strides", NormStrides),
+        ("other_strides", NormStrides),
+        ("out_strides", NormStrides),
+        ("weight", PTR),
+        ("bias", PTR),
+        ("eps", F64),
+        ("activation", I32),
+        ("alpha", F64),
+        ("mean", PTR),
+        ("rstd", PTR),
+        ("moments", PTR),
+        ("constant", ctypes.c_bool),
+        ("dweight", PTR),
+        ("dbias", PTR),
+        ("stream", ctypes.c_bool),
+        ("chunk_n", I64),
+        ("chunk_s", I64),
+        ("chunks_n", I64),
+        ("chunks_s", I64),
+        ("piece", I64),
+        ("parts", I64),
+        ("partials", PTR),
+        ("coefficients", PTR),
+        ("sums", PTR),
+        ("scratch", PTR),
+    ]
+
+
+class NormRunningArgs(ctypes.Structure):
+    _fields_ = [
+        ("dtype", I32),
+        ("c", I64),
+        ("sets", I64),
+        ("running_mean", PTR),
+        ("running_var", PTR),
+        ("mean_stride", I64),
+        ("var_stride", I64),
+        ("moments", PTR),
+        ("momentum", F64),
+        ("factor", F64),
+        ("mean", PTR),
+        ("rstd", PTR),
+        ("eps", F64),
+    ]
+
+
+class RowNormArgs(ctypes.Structure):
+    _fields_ = [
+        ("dtype", I32),
+        ("rms", ctypes.c_bool),
+        ("rows", I64),
+        ("n", I64),
+        ("x", PTR),
+        ("other", PTR),
+        ("out", PTR),
+        ("x_stride", I64),
+        ("other_stride", I64),
+        ("out_stride", I64),
+        ("total", PTR),
+        ("weight", PTR),
+        ("bias", PTR),
+        ("eps", F64),
+        ("activation", I32),
+        ("alpha", F64),
+        ("mean", PTR),
+        ("rstd", PTR),
+        ("dweight", PTR),
+        ("dbias", PTR),
+        ("stream", ctypes.c_bool),
+        ("chunk", I64),
+        ("chunks", I64),
+        ("partials", PTR),
+        ("scratch", PTR),
+    ]

@@ -51,8 +51,11 @@ struct NormArgs {
   void* partials;      // forward: mean, then squares; backward: sums of dy, then of dy (x - mean)
   void* coefficients;  // [center, scale, shift, slope][sets][c]
   double* sums;        // backward: [dbias, dweight][sets][c]
+  void* scratch;       // CUDA alone
 };
 
+// CUDA has kernels for what norm_forward and norm_backward do, of these names, and of what the
+// binding does around them. Everything that the driver sets is ignored.
 HOTLOOP_KERNEL(norm_moments, NormArgs)          // a unit: a chunk of a channel, or of kNormColumns
 HOTLOOP_KERNEL(norm_finish, NormArgs)           // a unit: kNormBlock channels or a group, of a set
 HOTLOOP_KERNEL(norm_apply, NormArgs)            // a unit: `piece` positions of a sample or channel
@@ -65,6 +68,22 @@ std::size_t norm_workspace(const NormArgs& args, bool backward);
 // Runs the kernels one after the other; interruptible where the result is fresh memory.
 void norm_forward(NormArgs args, void* workspace, bool interruptible);
 void norm_backward(NormArgs args, void* workspace, bool interruptible);
+
+// CUDA alone, a unit: a channel. norm_update: running = (1 - momentum) running + momentum fresh,
+// with fresh the mean over the sets of what norm_forward left in `moments`, variances times factor.
+// norm_settle: mean and rstd from the running statistics.
+struct NormRunningArgs {
+  DType dtype;
+  std::int64_t c, sets;
+  void* running_mean;
+  void* running_var;
+  std::int64_t mean_stride, var_stride;
+  const double* moments;  // norm_update
+  double momentum, factor;
+  void* mean;  // norm_settle
+  void* rstd;
+  double eps;
+};
 
 // ---- statistics of rows: layer norm and RMS norm ---------------------------------------------
 
@@ -92,8 +111,10 @@ struct RowNormArgs {
   std::int64_t chunk;  // rows of a unit of row_norm_backward
   std::int64_t chunks;
   void* partials;  // [chunks][dweight, dbias][n]
+  void* scratch;   // CUDA alone
 };
 
+// CUDA's row_norm_backward does what row_norm_backward_all does.
 HOTLOOP_KERNEL(row_norm, RowNormArgs)           // a unit: a row
 HOTLOOP_KERNEL(row_norm_backward, RowNormArgs)  // a unit: `chunk` rows
 HOTLOOP_KERNEL(row_norm_affine, RowNormArgs)    // a unit: kNormBlock columns of dweight and dbias

@@ -53,7 +53,7 @@ Cut cut(const ReduceArgs& args) {
 template <class T, class State>
 __device__ __forceinline__ State walk(const ReduceArgs& args, const T* x, std::int64_t first,
                                       std::int64_t last, int rank, int members, bool packed) {
-  State chain[kChains];
+  typename State::Chain chain[kChains];
   HOTLOOP_UNROLL_ALL
   for (int k = 0; k < kChains; ++k) chain[k].start(args.op);
   std::int64_t i = first + rank;
@@ -80,9 +80,10 @@ __device__ __forceinline__ State walk(const ReduceArgs& args, const T* x, std::i
     for (int k = 0; k < kChains; ++k) chain[k].add(value[k], args.op);
   }
   for (; i < last; i += members) chain[0].add(term(i), args.op);
+  State state = chain[0].settled();
   HOTLOOP_UNROLL_ALL
-  for (int k = 1; k < kChains; ++k) chain[0].merge(chain[k], args.op);
-  return chain[0];
+  for (int k = 1; k < kChains; ++k) state.merge(chain[k].settled(), args.op);
+  return state;
 }
 
 template <class T>
