@@ -31,8 +31,10 @@ struct AxisTables {
   AxisTables(std::int64_t size, std::int64_t out, std::int64_t kernel, std::int64_t dilation)
       : values(static_cast<std::size_t>(4 * out + 2 * size)) {
     std::int64_t* at = values.data();
-    axis = {size,     out,          kernel,       dilation,     at,
-            at + out, at + 2 * out, at + 3 * out, at + 4 * out, at + 4 * out + size};
+    axis.size = size, axis.out = out, axis.kernel = kernel, axis.dilation = dilation;
+    axis.start = at, axis.first_tap = at + out, axis.last_tap = at + 2 * out;
+    axis.count = at + 3 * out;
+    axis.first_window = at + 4 * out, axis.last_window = at + 4 * out + size;
   }
   std::int64_t* table(const std::int64_t* of) { return values.data() + (of - values.data()); }
 
@@ -100,6 +102,8 @@ std::int64_t out_size(const char* op, const char* axis, std::int64_t size, const
 AxisTables window_tables(const char* op, const char* name, std::int64_t size, const Window& window,
                          bool count_include_pad, bool backward) {
   AxisTables tables(size, out_size(op, name, size, window), window.kernel, window.dilation);
+  tables.axis.stride = window.stride, tables.axis.padding = window.padding;
+  tables.axis.count_padding = count_include_pad;
   for (std::int64_t o = 0; o < tables.axis.out; ++o) {
     const std::int64_t start = o * window.stride - window.padding;
     // Zeros of the padding count, what a window has beyond them does not.

@@ -24,6 +24,9 @@ struct PoolAxis {
   const std::int64_t *start, *first_tap, *last_tap;
   const std::int64_t* count;                       // what a window's sum is divided by, the factor
   const std::int64_t *first_window, *last_window;  // backward only
+  // What the tables were made of, for CUDA, which has none of them. stride 0: adaptive windows.
+  std::int64_t stride = 0, padding = 0;
+  bool count_padding = false;
 };
 
 struct PoolArgs {
