@@ -338,9 +338,10 @@ def test_conversions():
     assert x.type_as(x.double()).dtype == np.float64
     assert str(x.device) == "cpu"
     assert x.device == hl.device("cpu")
-    for call in (lambda: x.cuda(), lambda: x.to("cuda:1"), lambda: hl.device("cuda")):
-        with pytest.raises(hl.DeviceError, match=r"cuda.*CUDA"):
-            call()
+    if not hl.cuda.is_available():
+        for call in (lambda: x.cuda(), lambda: x.to("cuda:1"), lambda: hl.device("cuda")):
+            with pytest.raises(hl.DeviceError, match=r"cuda.*CUDA"):
+                call()
     with pytest.raises(ValueError, match="cpu"):
         hl.device("tpu")
 

@@ -2,6 +2,7 @@
 #include "bindings/device.h"
 #include "bindings/dlpack.h"
 #include "bindings/params.h"
+#include "cuda_build.inc"
 
 namespace hotloop {
 
@@ -188,7 +189,7 @@ void synchronize(int device) {
 }
 
 void bind_array(py::module_& m) {
-  py::class_<DeviceArray> type(m, "DeviceArray", py::dynamic_attr());
+  py::class_<DeviceArray> type(m, "DeviceArray");
   device_type = reinterpret_cast<PyTypeObject*>(type.ptr());
   type.def_property_readonly("shape", [](const DeviceArray& a) { return as_tuple(a.shape); })
       .def_property_readonly("strides", [](const DeviceArray& a) { return as_tuple(a.strides); })
@@ -203,6 +204,10 @@ void bind_array(py::module_& m) {
       .def_property_readonly(
           "data_pointer",
           [](const DeviceArray& a) { return reinterpret_cast<std::uintptr_t>(a.data); })
+      .def_property_readonly("_is_shared",
+                             [](const DeviceArray& a) { return a.memory.use_count() > 1; })
+      .def("_shares",
+           [](const DeviceArray& a, const DeviceArray& b) { return a.memory == b.memory; })
       .def("_view", &view)
       .def("_assign", &assign)
       .def("_converted", [](const DeviceArray& a,
@@ -239,6 +244,7 @@ DeviceArray* as_device_array(py::handle object) {
 
 void bind_cuda(py::module_& m) {
   bind_array(m);
+  m.attr("cuda_build") = HOTLOOP_CUDA_BUILD;
   m.def("cuda_reason", &cuda_unavailable_reason);
   m.def("cuda_count", &cuda_device_count);
   m.def("cuda_is_emulated", &cuda_is_emulated);

@@ -41,10 +41,10 @@ bool emulation_asked() {
 
 std::string no_devices(const CudaApi& api, int code) {
   if (code == kInsufficientDriver) {
-    return "no NVIDIA driver was found, or one too old for this build of hotloop";
+    return "CUDA finds no NVIDIA driver, or one too old for this build of hotloop";
   }
-  if (code == 0 || code == kNoDevice) return "the NVIDIA driver finds no GPU";
-  return std::string("the NVIDIA driver failed: ") + api.error_name(code) + " (" +
+  if (code == 0 || code == kNoDevice) return "CUDA finds no GPU";
+  return std::string("CUDA failed: ") + api.error_name(code) + " (" +
          api.error_text(code) + ")";
 }
 

@@ -43,10 +43,12 @@ def _info(options: argparse.Namespace) -> int:
     config = show_config()
     reason = cuda.unavailable_reason()
     if options.json:
-        print(json.dumps({**asdict(config), "cuda": not reason, "cuda_reason": reason}, indent=1))
+        found = {"cuda": not reason, "cuda_reason": reason, "cuda_build": cuda.built_with()}
+        print(json.dumps({**asdict(config), **found}, indent=1))
     else:
         print(config)
         print(f"{'CUDA:':16}{'yes' if not reason else f'no: {reason}'}")
+        print(f"{'CUDA build:':16}{cuda.built_with()}")
     return 0
 
 

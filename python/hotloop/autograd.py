@@ -21,6 +21,7 @@ import numpy as np
 
 from . import kernels
 from ._core import DTypeError, ShapeError
+from .device_array import DeviceArray, beside
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -33,6 +34,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _clock = itertools.count(1)
+_VIEWED = (np.ndarray, DeviceArray)  # what a view's base is
 
 
 class _Mode(threading.local):
@@ -144,7 +146,7 @@ def _accumulate(leaf: Tensor, dx: Array, dy: Array) -> None:
     grad = leaf._grad
     if grad is None:
         # A view or the incoming gradient itself may be somebody else's gradient too.
-        if dx is dy or type(dx.base) is np.ndarray:
+        if dx is dy or type(dx.base) in _VIEWED:
             dx = dx.copy()
         leaf._grad = wrap(dx)
     else:
@@ -184,6 +186,7 @@ def _first_gradient(root: Tensor, gradient: Tensor | Array | None) -> Array:
             )
         return np.ones_like(data)
     array = gradient._data if isinstance(gradient, Value) else np.asarray(gradient)
+    array = beside(array, data) if array.ndim == 0 else array
     if array.shape != data.shape:
         raise ShapeError(
             f"backward: gradient must have the tensor's shape {data.shape}, got {array.shape}"

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from ._core import ShapeError
+from . import _core
+from ._core import DTypeError, ShapeError
 from .autograd import wrap
 from .device import Device
 from .device import device as find_device
+from .device_array import DeviceArray, to_device
 from .ops.common import Array, Scalar, sizes_of
 from .ops.convert import check_dtype, dtype_of
 from .tensor import Tensor, as_array
 
 __all__ = [
-    "arange", "as_tensor", "bool", "empty", "empty_like", "eye", "float32", "float64", "from_numpy",
-    "full", "full_like", "int32", "int64", "is_tensor", "linspace", "ones", "ones_like", "tensor",
-    "uint8", "zeros", "zeros_like",
+    "arange", "as_tensor", "bool", "empty", "empty_like", "eye", "float32", "float64",
+    "from_dlpack", "from_numpy", "full", "full_like", "int32", "int64", "is_tensor", "linspace",
+    "ones", "ones_like", "tensor", "uint8", "zeros", "zeros_like",
 ]  # fmt: skip
 
 float32, float64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -33,7 +35,7 @@ _Device = str | Device | None
 
 def _finish(array: Array, device: _Device, requires_grad: builtins.bool) -> Tensor:
     if device is not None:
-        find_device(device)
+        array = to_device(array, find_device(device).index)
     return wrap(array).requires_grad_(requires_grad) if requires_grad else wrap(array)
 
 
@@ -45,15 +47,34 @@ def tensor(
     Python floats become float32 and ints int64; arrays keep their dtype.
     """
     array = as_array("tensor", data, None if dtype is None else dtype_of("tensor", dtype))
-    return _finish(np.array(array), device, requires_grad)
+    copy = array.copy() if type(array) is DeviceArray else np.array(array)
+    return _finish(copy, device, requires_grad)
 
 
 def as_tensor(data: Any, dtype: Any = None, device: _Device = None) -> Tensor:
     """Like `tensor`, but without a copy where none is needed."""
-    if isinstance(data, Tensor) and (dtype is None or data.dtype == dtype_of("as_tensor", dtype)):
-        return data
+    if isinstance(data, Tensor):
+        return data.to(dtype=dtype, device=device)
     array = as_array("as_tensor", data, None if dtype is None else dtype_of("as_tensor", dtype))
     return _finish(array, device, False)
+
+
+def from_dlpack(source: Any) -> Tensor:
+    """A tensor over the memory of another library's tensor, on a GPU or the CPU.
+
+    Raises:
+        DTypeError: it has no `__dlpack__`, or elements of a type that tensors do not have.
+        DeviceError: memory of a device that this installation does not have.
+    """
+    place = getattr(source, "__dlpack_device__", None)
+    if place is None:
+        raise DTypeError(
+            f"from_dlpack: an object with __dlpack__ is expected, got {type(source).__name__}"
+        )
+    on_cpu = place()[0] == 1
+    array = np.from_dlpack(source) if on_cpu else _core.cuda_from_dlpack(source)
+    check_dtype("from_dlpack", array.dtype)
+    return wrap(array)
 
 
 def from_numpy(array: Array) -> Tensor:
@@ -120,24 +141,25 @@ def full(
 
 def zeros_like(a: Tensor, dtype: Any = None, requires_grad: builtins.bool = False) -> Tensor:
     """Zeros in a's shape and dtype."""
-    return zeros(a.shape, dtype=dtype or a.dtype, requires_grad=requires_grad)
+    return zeros(a.shape, dtype=dtype or a.dtype, device=a.device, requires_grad=requires_grad)
 
 
 def ones_like(a: Tensor, dtype: Any = None, requires_grad: builtins.bool = False) -> Tensor:
     """Ones in a's shape and dtype."""
-    return ones(a.shape, dtype=dtype or a.dtype, requires_grad=requires_grad)
+    return ones(a.shape, dtype=dtype or a.dtype, device=a.device, requires_grad=requires_grad)
 
 
 def empty_like(a: Tensor, dtype: Any = None, requires_grad: builtins.bool = False) -> Tensor:
     """Memory of a's shape and dtype, not filled."""
-    return empty(a.shape, dtype=dtype or a.dtype, requires_grad=requires_grad)
+    return empty(a.shape, dtype=dtype or a.dtype, device=a.device, requires_grad=requires_grad)
 
 
 def full_like(
     a: Tensor, fill_value: Scalar, dtype: Any = None, requires_grad: builtins.bool = False
 ) -> Tensor:
     """One number in a's shape and dtype."""
-    return full(a.shape, fill_value, dtype or a.dtype, requires_grad=requires_grad)
+    wanted = dtype or a.dtype
+    return full(a.shape, fill_value, wanted, a.device, requires_grad)
 
 
 def arange(start: Scalar, end: Scalar | None = None, step: Scalar = 1, dtype: Any = None) -> Tensor:

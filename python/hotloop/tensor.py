@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from . import autograd
-from ._core import DTypeError, ShapeError
+from ._core import DeviceError, DTypeError, ShapeError
 from .autograd import Node, Value, use_tensor_type, wrap
-from .device import Device, device
+from .device import Device, device_of
+from .device_array import DeviceArray, to_device
 from .formatting import tensor_text
 from .ops.common import Array, axis_of
 from .ops.convert import check_dtype
@@ -24,6 +25,8 @@ def as_array(op: str, data: Any, dtype: np.dtype[Any] | None = None) -> Array:
     """Numbers, lists, arrays or tensors as an array; Python floats become float32."""
     if isinstance(data, Value):
         array = data._data
+    elif type(data) is DeviceArray:
+        array = data
     elif isinstance(data, (np.ndarray, np.generic)):
         array = np.asarray(data)
     else:
@@ -153,8 +156,13 @@ class Tensor(Methods, Value):
 
     @property
     def device(self) -> Device:
-        """Where it lies: the CPU."""
-        return device("cpu")
+        """Where it lies: "cpu", "cuda:0" ..."""
+        return device_of(self._data)
+
+    @property
+    def is_cuda(self) -> builtins.bool:
+        """Whether it lies on a GPU."""
+        return type(self._data) is DeviceArray
 
     @property
     def ndim(self) -> builtins.int:
@@ -192,16 +200,28 @@ class Tensor(Methods, Value):
     # Out of it.
 
     def numpy(self) -> Array:
-        """The array itself; raises for a tensor with gradient (detach it first)."""
+        """The array itself; raises for a tensor with gradient (detach it first) or on a GPU."""
         if self._needs:
             raise RuntimeError(
                 "numpy: a tensor without gradient is expected, for the tape would not see what "
                 "becomes of the array; call .detach().numpy()"
             )
+        if type(self._data) is DeviceArray:
+            raise DeviceError(
+                f"numpy: a tensor on the CPU is expected, got one on {self.device}; call .cpu()"
+            )
         return self._data
 
     def __array__(self, dtype: Any = None, copy: builtins.bool | None = None) -> Array:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self._needs:
+            raise BufferError("__dlpack__: a tensor without gradient is expected; call .detach()")
+        return self._data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[builtins.int, builtins.int]:
+        return self._data.__dlpack_device__()
 
     def item(self) -> Any:
         """The one element as a Python number."""
@@ -277,8 +297,8 @@ class Tensor(Methods, Value):
         return self.to(np.bool_)
 
     def cpu(self) -> Tensor:
-        """Itself: it lies on the CPU."""
-        return self
+        """On the CPU: itself where it lies there."""
+        return self.to("cpu")
 
     def cuda(self) -> Tensor:
         """On the GPU; raises DeviceError, with the reason, where there is none."""
@@ -333,7 +353,8 @@ class Tensor(Methods, Value):
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self._node is not None:
             raise RuntimeError("pickle: a leaf is expected; detach() the tensor first")
-        return _rebuild, (type(self), self._data, self._needs)
+        data = to_device(self._data, None)  # another process may have no GPU
+        return _rebuild, (type(self), data, self._needs)
 
 
 def _rebuild(tensor_type: type[Tensor], data: Array, needs: builtins.bool) -> Tensor:

@@ -125,8 +125,17 @@ HOTLOOP_LANE Lane<T> silu(Lane<T> x) {
   const Lane<T> near = max_or_b(Lane<T>{T(-1000)}, x);  // -inf: 0, as its limit
   return near * sigmoid(x);
 }
+// erfc(-x / sqrt(2)) / 2 itself would multiply the rounding of its argument by x^2 in the tail.
 HOTLOOP_LANE Lane<T> normal_cdf(Lane<T> x) {
-  return erfc(x * Lane<T>{T(-0.70710678118654752440)}) * Lane<T>{T(0.5)};
+#if defined(HOTLOOP_CUDA_EMULATE)
+  return {static_cast<T>(0.5 * ::erfc(-0.70710678118654752440 * static_cast<double>(x.value)))};
+#else
+  if constexpr (is_float<T>) {
+    return {::normcdff(x.value)};
+  } else {
+    return {::normcdf(x.value)};
+  }
+#endif
 }
 HOTLOOP_LANE Lane<T> gelu(Lane<T> x) {
   return max_or_b(Lane<T>{T(-40)}, x) * normal_cdf(x);  // -inf: 0

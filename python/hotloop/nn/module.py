@@ -14,6 +14,7 @@ import numpy as np
 from .._core import DTypeError, ShapeError
 from ..autograd import mark_written
 from ..device import device as find_device
+from ..device_array import DeviceArray
 from ..ops.convert import dtype_of
 from ..tensor import Tensor
 from .parameter import Buffer, Parameter
@@ -249,7 +250,7 @@ class Module:
         return self
 
     def to(self, *targets: Any, dtype: Any = None, device: Any = None) -> Self:
-        """Converts float parameters and buffers to a dtype; the device must be "cpu"."""
+        """Converts float parameters and buffers to a dtype, or moves all to a device, or both."""
         for target in targets:
             if (isinstance(target, str) and target.partition(":")[0] in ("cpu", "cuda")) or (
                 hasattr(target, "type") and hasattr(target, "index")
@@ -257,17 +258,15 @@ class Module:
                 device = target
             else:
                 dtype = target
-        if device is not None:
-            find_device(device)
-        if dtype is None:
-            return self
-        wanted = dtype_of("to", dtype)
-        if wanted.kind != "f":
+        place = None if device is None else find_device(device)
+        wanted = None if dtype is None else dtype_of("to", dtype)
+        if wanted is not None and wanted.kind != "f":
             raise DTypeError(f"to: a module holds float32 or float64, got {wanted}")
         for _, tensor in [*self._named(Parameter, "", True), *self._named(Buffer, "", True)]:
-            if tensor._data.dtype.kind == "f" and tensor._data.dtype != wanted:
-                tensor._data = tensor._data.astype(wanted)
-                tensor._grad = None if tensor._grad is None else tensor._grad.to(wanted)
+            kind = wanted if tensor._data.dtype.kind == "f" else None
+            if tensor._grad is not None:
+                tensor._grad = tensor._grad.to(dtype=kind, device=place)
+            tensor._data = tensor.detach().to(dtype=kind, device=place)._data
         return self
 
     def float(self) -> Self:
@@ -279,8 +278,8 @@ class Module:
         return self.to(np.float64)
 
     def cpu(self) -> Self:
-        """Itself: it lies on the CPU."""
-        return self
+        """Moves to the CPU."""
+        return self.to("cpu")
 
     def cuda(self) -> Self:
         """On the GPU; raises DeviceError, with the reason, where there is none."""
@@ -322,7 +321,7 @@ def _listed(names: list[str]) -> str:
 def _fitting(name: str, tensor: Tensor, value: Any) -> Any:
     """value as an array that may be copied into tensor."""
     array = value._data if isinstance(value, Tensor) else value
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, (np.ndarray, DeviceArray)):
         raise TypeError(
             f"load_state_dict: {name!r} must be a Tensor or an ndarray, got {type(value).__name__}"
         )

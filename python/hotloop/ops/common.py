@@ -11,6 +11,7 @@ import numpy as np
 from .. import kernels
 from .._core import DTypeError, ShapeError
 from ..autograd import Value, wrap
+from ..device_array import DeviceArray, beside
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -58,15 +59,27 @@ def operands(op: str, a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
     if not isinstance(a, Value):
         if not isinstance(b, Value):
             raise TypeError(f"{op}: a Tensor is expected, got {type(a).__name__}")
-        a = constant(op, a, b._data.dtype)
+        a = _beside(constant(op, a, b._data.dtype), a, b)
     elif not isinstance(b, Value):
-        b = constant(op, b, a._data.dtype)
+        b = _beside(constant(op, b, a._data.dtype), b, a)
     if a._data.dtype is not b._data.dtype and a._data.dtype != b._data.dtype:
         raise DTypeError(
             f"{op}: both operands must have the same dtype, got {a._data.dtype} and "
             f"{b._data.dtype}; convert one of them (.float(), .double(), .to(dtype))"
         )
     return a, b
+
+
+def _beside(made: Tensor, value: object, other: Value) -> Tensor:
+    """A number's tensor where the other operand lies; arrays stay where they are."""
+    if type(other._data) is DeviceArray and not isinstance(value, np.ndarray):
+        made._data = beside(made._data, other._data)
+    return made
+
+
+def as_array(result: Any) -> Array:
+    """What a kernel gave as an array: NumPy's scalars become arrays without dims."""
+    return result if type(result) is DeviceArray else np.asarray(result)
 
 
 def tensor_of(op: str, value: object) -> Tensor:
@@ -91,7 +104,7 @@ def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
     axes = tuple(range(lead)) + tuple(
         lead + i for i, size in enumerate(shape) if size == 1 and dy.shape[lead + i] != 1
     )
-    return np.asarray(kernels.sum(dy, axis=axes)).reshape(shape)
+    return as_array(kernels.sum(dy, axis=axes)).reshape(shape)
 
 
 def axis_of(op: str, dim: int, ndim: int) -> int:

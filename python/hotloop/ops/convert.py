@@ -8,7 +8,8 @@ import numpy as np
 
 from .._core import DTypeError
 from ..autograd import Node, record, recording, wrap
-from ..device import Device, device
+from ..device import Device, device, device_of
+from ..device_array import to_device
 from .common import Array, is_float
 
 if TYPE_CHECKING:
@@ -59,28 +60,42 @@ def contiguous(a: Tensor) -> Tensor:
 def to(
     a: Tensor, *targets: Any, dtype: Any = None, device: Any = None, copy: bool = False
 ) -> Tensor:
-    """In another dtype or that of another tensor (between floats the gradient passes), or on a
-    device ("cpu"; others raise DeviceError)."""
+    """In another dtype, on another device ("cpu", "cuda:1"), or both as another tensor has them.
+
+    The gradient passes between floats and devices. On a GPU, dtypes are bool, int32, int64, float32
+    and float64. Raises DeviceError where there is no such device.
+    """
+    place: Device | None = None
     for target in targets:
         if isinstance(target, (str, Device)) and not _is_dtype_name(target):
             device = target
         elif hasattr(target, "_data"):
-            dtype = target._data.dtype
+            dtype, place = target._data.dtype, device_of(target._data)
         elif target is not None:
             dtype = target
     if device is not None:
-        _to_device(device)
+        place = _to_device(device)
     wanted = a._data.dtype if dtype is None else dtype_of("to", dtype)
-    if wanted == a._data.dtype:
+    here = device_of(a._data)
+    stays = place is None or place.index == here.index
+    if wanted == a._data.dtype and stays:
         return clone(a) if copy else a
-    out = a._data.astype(wanted)
+    # Conversion on the GPU, where one of both sides lies there.
+    out = a._data
+    if wanted != out.dtype and (stays or here.index is not None):
+        out = out.astype(wanted)
+    if place is not None and not stays:
+        out = to_device(out, place.index)
+        if wanted != out.dtype:
+            out = out.astype(wanted)
     if recording(a) and is_float(out):
-        return record(out, _cast_backward, (a,), (a._data.dtype,))
+        return record(out, _to_backward, (a,), (a._data.dtype, here.index))
     return wrap(out)
 
 
-def _cast_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    return (dy.astype(node.saved[0]),)
+def _to_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    dtype, index = node.saved
+    return (to_device(dy if dy.dtype == dtype else dy.astype(dtype), index),)
 
 
 def _is_dtype_name(target: Any) -> bool:

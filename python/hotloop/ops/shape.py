@@ -11,6 +11,7 @@ import numpy as np
 
 from .._core import DTypeError, ShapeError
 from ..autograd import Node, Value, record, recording, wrap
+from ..device_array import zeros
 from .common import Array, axis_of, sizes_of, unbroadcast
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ def getitem(a: Tensor, index: Any) -> Tensor:
     index = plain_index(index)
     data = a._data
     out = data[index]
-    if not isinstance(out, np.ndarray):  # a number: as a view of no dims
+    if isinstance(out, np.generic):  # a number: as a view of no dims
         out = data[(*index, ...) if isinstance(index, tuple) else (index, ...)]
     if np.may_share_memory(out, data):
         return _view(a, out, _getitem_backward, (data.shape, index))
@@ -279,7 +280,7 @@ def getitem(a: Tensor, index: Any) -> Tensor:
 
 def _getitem_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
     shape, index = node.saved
-    dx = np.zeros(shape, dy.dtype)
+    dx = zeros(shape, dy.dtype, dy)
     parts = index if isinstance(index, tuple) else (index,)
     if builtins.any(isinstance(part, (list, np.ndarray)) for part in parts):
         np.add.at(dx, index, dy)  # an element may have been taken several times
