@@ -297,3 +297,63 @@ class RowNormArgs(ctypes.Structure):
         ("partials", PTR),
         ("scratch", PTR),
     ]
+
+
+class RandomArgs(ctypes.Structure):
+    _fields_ = [
+        ("out", PTR),
+        ("size", I64),
+        ("dtype", I32),
+        ("seed", ctypes.c_uint64),
+        ("stream", ctypes.c_uint64),
+        ("shift", F64),
+        ("scale", F64),
+        ("counter", PTR),
+    ]
+
+
+class DropoutArgs(ctypes.Structure):
+    _fields_ = [
+        ("x", PTR),
+        ("y", PTR),
+        ("size", I64),
+        ("dtype", I32),
+        ("seed", ctypes.c_uint64),
+        ("stream", ctypes.c_uint64),
+        ("threshold", ctypes.c_uint64),
+        ("scale", F64),
+        ("counter", PTR),
+    ]
+
+
+class EmbeddingArgs(ctypes.Structure):
+    _fields_ = [
+        ("dtype", I32),
+        ("positions", I64),
+        ("width", I64),
+        ("indices", PTR),
+        ("wide", ctypes.c_bool),
+        ("weight", PTR),
+        ("weight_stride", I64),
+        ("out", PTR),
+    ]
+
+
+class EmbeddingBackwardArgs(ctypes.Structure):
+    _fields_ = [
+        ("dtype", I32),
+        ("positions", I64),
+        ("width", I64),
+        ("rows", I64),
+        ("indices", PTR),
+        ("wide", ctypes.c_bool),
+        ("padding", I64),
+        ("by_frequency", ctypes.c_bool),
+        ("dy", PTR),
+        ("dy_stride", I64),
+        ("dweight", PTR),
+        ("stream", ctypes.c_bool),
+        ("ends", PTR),
+        ("order", PTR),
+        ("scratch", PTR),
+    ]

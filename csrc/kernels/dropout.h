@@ -14,8 +14,9 @@ struct DropoutArgs {
   std::int64_t size;
   DType dtype;
   std::uint64_t seed, stream;
-  std::uint64_t threshold;  // p * 2^32, rounded up
-  double scale;             // 1 / (1 - p)
+  std::uint64_t threshold;       // p * 2^32, rounded up
+  double scale;                  // 1 / (1 - p)
+  const std::uint64_t* counter;  // as in RandomArgs
 };
 
 HOTLOOP_KERNEL(dropout_apply, DropoutArgs)

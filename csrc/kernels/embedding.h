@@ -33,6 +33,7 @@ struct EmbeddingBackwardArgs {
   bool stream;
   const std::int64_t* ends;   // where the positions of a row end in `order`
   const std::int64_t* order;  // positions by row
+  void* scratch;  // CUDA alone, whose embedding_backward is the whole, as run_embedding_backward
 };
 
 HOTLOOP_KERNEL(embedding_backward, EmbeddingBackwardArgs)

@@ -15,6 +15,8 @@ struct RandomArgs {
   DType dtype;
   std::uint64_t seed, stream;
   double shift, scale;  // shift + scale * number
+  // CUDA alone, on the device: added to `stream`, so that a captured step draws anew. Null: 0.
+  const std::uint64_t* counter;
 };
 
 HOTLOOP_KERNEL(random_uniform, RandomArgs)  // numbers in [0, 1)

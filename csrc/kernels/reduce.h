@@ -36,7 +36,7 @@ struct ReduceArgs {
   void* scratch;  // CUDA alone
 };
 
-// On CUDA `reduce` and `pair_reduce` take the whole reduction, as run_reduce and run_pair_reduce do:
+// On CUDA `reduce` and `pair_reduce` take the whole reduction, as run_reduce and run_pair_reduce:
 // they cut it into chunks of their own (what HOTLOOP_CUDA_WORKSPACE asks for) and ignore chunk,
 // out_chunk_stride, second and the units. index_along takes its lines whole.
 HOTLOOP_KERNEL(reduce, ReduceArgs)
