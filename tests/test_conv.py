@@ -110,6 +110,35 @@ def test_values(p, dtype, rng, level):
     check_three(p, p.make(rng, dtype))
 
 
+def within(a: np.ndarray, channels: int) -> np.ndarray:
+    """The values of a (n, c, h, w) as some of `channels` channels that lie next to each other."""
+    n, c, h, w = a.shape
+    whole = np.full((n, h, w, channels), np.nan, a.dtype)
+    whole[..., :c] = a.transpose(0, 2, 3, 1)
+    return whole[..., :c].transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(("channels", "pitch"), [(128, 128), (100, 128), (131, 256)])
+def test_depthwise_with_pixels_that_share_places(channels, pitch, dtype, rng, level):
+    """A multiple of 512 bytes apart, channels are copied some at a time."""
+    how = {"groups": channels}
+    for p in (
+        problem(3, channels, 7, 6, channels, 3, 3, padding=1, **how),
+        problem(1, channels, 9, 11, channels, 5, 3, padding=(2, 0), stride=2, **how),
+        problem(2, channels, 5, 3, channels, 2, 3, padding=(0, 2), dilation=(2, 1), **how),
+    ):
+        x, w, b, dy = p.make(rng, dtype)
+        x, dy = within(x, pitch), within(dy, pitch)
+        check_three(p, (x, w, b, dy))
+    ref.assert_same_bits(
+        lambda: (
+            kernels.conv2d(x, w, b, **p.how),
+            kernels.conv2d_backward_input(dy, w, x.shape, **p.how),
+            kernels.conv2d_backward_weight(dy, x, w.shape, **p.how),
+        )
+    )
+
+
 # Around the widths of vectors, blocks and panels, and around the rows of a tile.
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 129])
 def test_channels_at_the_edges(channels, dtype, rng, level):

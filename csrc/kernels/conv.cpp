@@ -114,8 +114,12 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   const std::int64_t pack_groups = depthwise ? 1 : groups;
   const std::int64_t depth = axes.taps() * channels;
   const double pixel_work = 2.0 * static_cast<double>(depth * group_columns * groups + groups);
-  const SlabPlan plan = plan_slabs(dtype, source, axes, source.channels, group_columns * groups,
-                                   pixel_work, pack_groups * columns.panels);
+  const ConvRowTaps row_taps =
+      depthwise ? plan_row_taps(dtype, source, axes, cols.out_step * y.stride_w) : ConvRowTaps{};
+  const bool strips = row_taps.strip > 0;
+  const SlabPlan plan =
+      plan_slabs(dtype, source, axes, strips ? row_taps.strip : source.channels,
+                 group_columns * groups, pixel_work, pack_groups * columns.panels, strips);
   const ConvSlab& slab = plan.slab;
 
   // Runs of channels, as even as they can be.
@@ -186,9 +190,7 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   }
   const std::int64_t units = slab.count * splits;
   Split split = split_for(units, work / static_cast<double>(units), problem.interruptible);
-  const ConvRowTaps row_taps =
-      depthwise ? plan_row_taps(source, axes, cols.out_step * y.stride_w) : ConvRowTaps{};
-  const bool in_place = slab.direct || row_taps.count > 0;
+  const bool in_place = slab.direct || (row_taps.count > 0 && !strips);
   const std::int64_t slab_bytes =
       in_place ? 0 : ceil_div(slab.size * item, kBlockBytes) * kBlockBytes;
   const std::int64_t panel_bytes = ceil_div(columns.blocks, columns.panels) * kBlockBytes;

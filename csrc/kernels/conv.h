@@ -57,7 +57,11 @@ struct ConvRowTaps {
   std::int64_t count;         // rows of taps; 0: tables of offsets serve
   const std::int64_t* shift;  // [count]: source rows from the first of an output pixel
   std::int64_t step, y_step;  // source columns, elements of y, from pixel to pixel
+  // Where pixels a power of two apart would share few places of the caches, channels are copied so
+  // many at a time (slab.pitch), with their border of zeros; 0: rows are read where they lie.
+  std::int64_t strip;
 };
+inline constexpr std::int64_t kStripBlocks = 4;
 
 // Weights w[group, k, column] into panels. A unit is (group, panel, run of kPackRun terms).
 inline constexpr std::int64_t kPackRun = 128;

@@ -224,14 +224,17 @@ Table tap_offsets(const ConvSlab& slab, const PassAxes& axes) {
   return offsets;
 }
 
-ConvRowTaps plan_row_taps(const Source& source, const PassAxes& axes, std::int64_t y_step) {
+ConvRowTaps plan_row_taps(DType dtype, const Source& source, const PassAxes& axes,
+                          std::int64_t y_step) {
   const AxisPlan& cols = axes.cols;
   const bool three = cols.shift == Table{0, 1, 2} && (cols.step == 1 || cols.step == 2);
   const AxisPlan& planes = axes.planes;  // an image, not a volume with planes of padding
   const bool image = source.d == 1 && planes.taps() == 1 && planes.count == 1 && planes.first == 0;
   if (!three || !image || source.stride_c != 1) return {};
   if (axes.rows.taps() > kMaxRowTaps) return {};
-  return {axes.rows.taps(), axes.rows.shift.data(), cols.step, y_step};
+  const std::int64_t item = bytes_of(dtype), strip = kStripBlocks * kBlockBytes / item;
+  const bool copied = source.stride_w * item % kSpreadBytes == 0 && source.channels > strip;
+  return {axes.rows.taps(), axes.rows.shift.data(), cols.step, y_step, copied ? strip : 0};
 }
 
 std::int64_t dense_run(const Table& term, const Table& order) {

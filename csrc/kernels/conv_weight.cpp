@@ -50,8 +50,12 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const std::int64_t unit_outputs = parts == 1 ? p.o : pitch / parts;
   const double pixel_work = 2.0 * static_cast<double>(taps * channels * p.o);
   const bool spread = groups == 1 && !depthwise && p.o >= kSpreadOutputs;
-  const SlabPlan plan = plan_slabs(p.dtype, source, axes, copied_channels, unit_outputs, pixel_work,
-                                   runs * parts, spread);
+  const ConvRowTaps row_taps =
+      depthwise && dy.stride_c == 1 ? plan_row_taps(p.dtype, source, axes, 0) : ConvRowTaps{};
+  const bool strips = row_taps.strip > 0;
+  const SlabPlan plan = plan_slabs(p.dtype, source, axes, strips ? row_taps.strip : copied_channels,
+                                   strips ? row_taps.strip : unit_outputs, pixel_work, runs * parts,
+                                   spread || strips);
   const ConvSlab& slab = plan.slab;
   const Table tap = tap_offsets(slab, axes);
 
@@ -87,21 +91,19 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const bool by_rows = padded && slab.images > 1;
 
   const std::int64_t dy_pixels = slab.images * slab.rows * slab.out_w;
-  const ConvRowTaps row_taps =
-      depthwise && dy.stride_c == 1 ? plan_row_taps(source, axes, 0) : ConvRowTaps{};
   const bool by_row_taps = row_taps.count > 0;
   const bool dy_direct = !by_rows && dy.stride_c == 1 && dy.stride_w >= 0 &&
                          outputs % (kBlockBytes / item) == 0 && (p.o <= 128 || depthwise) &&
                          (p.out_h == 1 || dy.stride_h == p.out_w * dy.stride_w) &&
                          (slab.images == 1 || dy.stride_n == p.out_h * p.out_w * dy.stride_w);
-  const std::int64_t dy_sizes[] = {dy_pixels, groups, pitch / parts};
+  const std::int64_t dy_sizes[] = {dy_pixels, groups, strips ? row_taps.strip : pitch / parts};
   const std::int64_t dy_bytes =
-      dy_direct || by_row_taps
+      !strips && (dy_direct || by_row_taps)
           ? 0
           : checked_product("conv2d_backward_weight", dy_sizes, 3, item) * item;
   const std::int64_t units = chunks * parts * runs;
   Split split = split_for(units, work / static_cast<double>(units), p.interruptible);
-  const bool in_place = slab.direct || by_row_taps;
+  const bool in_place = slab.direct || (by_row_taps && !strips);
   const ThreadScratch scratch((in_place ? 0 : slab.size * item) + dy_bytes, is_parallel(split));
   const ThreadScratch orders(by_rows ? dy_pixels * 8 : 0, is_parallel(split));
   split.max_threads = std::min(scratch.threads, orders.threads);

@@ -1,34 +1,17 @@
 // Depthwise convolution with three taps along a row, the case that networks use: rows of x are read
 // where they lie, what falls on the padding is left out or taken as zero, and a column of x that is
 // loaded once serves up to three output pixels. Forward, backward to the input (stride 1) and the
-// gradient of the weights. One product per cycle and vector: bound by memory out of the caches.
+// gradient of the weights (conv_depthwise_rows_weight.cpp). One product per cycle and vector: bound
+// by memory out of the caches.
 #include "engines/activate.h"
+#include "engines/conv_rows.h"
 #include "engines/conv_slab.h"
 #include "kernels/conv.h"
 
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
 
-using simd::Vec;
-
-constexpr int kTaps = 3;
 constexpr int kBlockPixels = 4;
-
-template <class T, bool Whole>
-HOTLOOP_SIMD Vec<T> load_lanes(const T* p, int lanes) {
-  return Whole ? simd::load(p) : simd::load_n(p, lanes);
-}
-
-// Rows of taps of output row `row` that meet the image.
-struct RowTaps {
-  std::int64_t first, last, top;
-};
-inline RowTaps row_taps(const ConvSlab& slab, const ConvRowTaps& taps, std::int64_t row) {
-  RowTaps found{0, taps.count, row * slab.step_h + slab.top};
-  while (found.first < found.last && found.top + taps.shift[found.first] < 0) ++found.first;
-  while (found.last > found.first && found.top + taps.shift[found.last - 1] >= slab.h) --found.last;
-  return found;
-}
 
 // Where a block of pixels is read and written.
 template <class T>
@@ -150,158 +133,64 @@ void forward_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t en
   }
 }
 
-// Adds a row of dy times `Rows` rows of x to Rows * 3 sums, one vector of channels.
-template <class T, int Step, int Rows, bool Whole>
-[[gnu::noinline]] void row_sums(const ConvWeightArgs& args, const T* const* x, const T* dy,
-                                T* partial, int lanes) {
-  using V = Vec<T>;
-  const std::int64_t width = args.slab.w, stride = args.slab.stride_w;
-  constexpr std::int64_t pitch = V::lanes;
-  const std::int64_t dy_step = args.dy_stride_w;
-  const T* row[Rows];
-  V sum[Rows][kTaps], left[Rows], middle[Rows];
-  std::int64_t at = args.slab.left;
-#pragma GCC unroll 3
-  for (int i = 0; i < Rows; ++i) {
-    row[i] = x[i];
-#pragma GCC unroll 3
-    for (int j = 0; j < kTaps; ++j) sum[i][j] = simd::load(partial + (i * kTaps + j) * pitch);
-    left[i] = middle[i] = simd::zero<T>();
-    if (at >= 0 && at < width) left[i] = load_lanes<T, Whole>(row[i] + at * stride, lanes);
-    if (at + 1 >= 0 && at + 1 < width) {
-      middle[i] = load_lanes<T, Whole>(row[i] + (at + 1) * stride, lanes);
-    }
-  }
-  for (std::int64_t col = args.slab.out_w; col > 0; --col, at += Step, dy += dy_step) {
-    const V d = load_lanes<T, Whole>(dy, lanes);
-    const bool inside = at + 2 >= 0 && at + 2 < width;
-    const bool next = at + 3 >= 0 && at + 3 < width;
-    const std::int64_t offset = (at + 2) * stride;
-#pragma GCC unroll 3
-    for (int i = 0; i < Rows; ++i) {
-      V right = simd::zero<T>();
-      if (inside) right = load_lanes<T, Whole>(row[i] + offset, lanes);
-      sum[i][0] = simd::fma(left[i], d, sum[i][0]);
-      sum[i][1] = simd::fma(middle[i], d, sum[i][1]);
-      sum[i][2] = simd::fma(right, d, sum[i][2]);
-      if constexpr (Step == 1) {
-        left[i] = middle[i];
-        middle[i] = right;
-      } else {
-        left[i] = right;
-        middle[i] = simd::zero<T>();
-        if (next) middle[i] = load_lanes<T, Whole>(row[i] + offset + stride, lanes);
-      }
-    }
-  }
-#pragma GCC unroll 3
-  for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 3
-    for (int j = 0; j < kTaps; ++j) simd::store(partial + (i * kTaps + j) * pitch, sum[i][j]);
-  }
-}
-
-// All rows of taps of a row of dy, three at a time.
-template <class T, int Step, bool Whole>
-inline void rows_of_taps(const ConvWeightArgs& args, const RowTaps& taps, const T* image,
-                         const T* dy, T* sums, int lanes) {
-  for (std::int64_t tap = taps.first; tap < taps.last; tap += 3) {
-    const std::int64_t left = taps.last - tap;
-    const T* rows[3];
-    for (int i = 0; i < 3; ++i) {
-      const std::int64_t own = i < left ? tap + i : taps.last - 1;
-      rows[i] = image + (taps.top + args.row_taps.shift[own]) * args.slab.stride_h;
-    }
-    T* to = sums + tap * kTaps * Vec<T>::lanes;
-    if (left >= 3) {
-      row_sums<T, Step, 3, Whole>(args, rows, dy, to, lanes);
-    } else if (left == 2) {
-      row_sums<T, Step, 2, Whole>(args, rows, dy, to, lanes);
-    } else {
-      row_sums<T, Step, 1, Whole>(args, rows, dy, to, lanes);
-    }
-  }
-}
-
-// Vectors of channels that lie side by side and are summed together: lines of memory in a row.
-constexpr int kGroup = 4;
-
-// All rows of a part, `vectors` vectors of channels: their sums stay in L1 meanwhile.
-template <class T, int Step>
-[[gnu::noinline]] void part_sums(const ConvWeightArgs& args, const SlabPart& part, std::int64_t c,
-                                 std::int64_t channels, T* partial) {
-  constexpr std::int64_t kLanes = Vec<T>::lanes;
-  constexpr std::int64_t kSums = kMaxRowTaps * kTaps * kLanes;
+// Rows of a strip, some channels from c on that were copied with their border: as if the strip were
+// the image, and its weights all weights.
+template <class T>
+void forward_strip(const ConvTilesArgs& args, const SlabPart& part, std::int64_t c,
+                   std::int64_t channels, const T* weights, const T* strip) {
   const ConvSlab& slab = args.slab;
-  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
-  T sums[kGroup * kSums];
-  for (std::int64_t at = 0; at < channels; at += kLanes) {
-    for (std::int64_t t = 0; t < args.taps; ++t) {
-      simd::store(sums + at / kLanes * kSums + t * kLanes, simd::load(partial + t * pitch + at));
+  ConvTilesArgs own = args;
+  own.slab.stride_w = slab.pitch;
+  own.slab.stride_h = slab.width * slab.pitch;
+  own.slab.h = slab_height(slab);
+  own.slab.w = slab.width;
+  own.slab.top = own.slab.left = 0;
+  own.columns = {channels, kStripBlocks, 1};
+  own.weights = weights;
+  own.bias = static_cast<const T*>(args.bias) + c;
+  for (std::int64_t index = 0; index < part.images * part.rows; ++index) {
+    const std::int64_t image = index / part.rows, row = index % part.rows;
+    const T* x = strip + image * own.slab.h * own.slab.stride_h;
+    T* y = static_cast<T*>(args.y) + (part.image + image) * args.y_stride_n +
+           (part.row + row) * args.y_stride_h + c;
+    if (args.row_taps.step == 1) {
+      forward_row<T, 1>(own, x, row, y);
+    } else {
+      forward_row<T, 2>(own, x, row, y);
     }
-  }
-  for (std::int64_t at = 0; at < part.images * part.rows; ++at) {
-    const std::int64_t image = part.image + at / part.rows, row = part.row + at % part.rows;
-    const T* x = static_cast<const T*>(slab.data) + image * slab.stride_n + c;
-    const T* dy =
-        static_cast<const T*>(args.dy) + image * args.dy_stride_n + row * args.dy_stride_h + c;
-    const RowTaps taps = row_taps(slab, args.row_taps, row);
-    for (std::int64_t v = 0; v < channels; v += kLanes) {
-      T* to = sums + v / kLanes * kSums;
-      if (channels - v >= kLanes) {
-        rows_of_taps<T, Step, true>(args, taps, x + v, dy + v, to, kLanes);
-      } else {
-        rows_of_taps<T, Step, false>(args, taps, x + v, dy + v, to, static_cast<int>(channels - v));
-      }
-    }
-  }
-  for (std::int64_t at = 0; at < channels; at += kLanes) {
-    for (std::int64_t t = 0; t < args.taps; ++t) {
-      simd::store(partial + t * pitch + at, simd::load(sums + at / kLanes * kSums + t * kLanes));
-    }
-  }
-}
-
-template <class T, int Step>
-void add_part(const ConvWeightArgs& args, const SlabPart& part, T* partial) {
-  constexpr std::int64_t kChannels = kGroup * Vec<T>::lanes;
-  for (std::int64_t c = 0; c < args.columns.columns; c += kChannels) {
-    const std::int64_t rest = args.columns.columns - c;
-    part_sums<T, Step>(args, part, c, rest < kChannels ? rest : kChannels, partial + c);
   }
 }
 
 template <class T>
-void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t end) {
-  const ConvSlab& slab = args.slab;
+void strips_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kStrip = kStripBlocks * kBlock<T>;
   const std::int64_t pitch = args.columns.blocks * kBlock<T>;
-  for (std::int64_t chunk = begin; chunk < end; ++chunk) {
-    T* partial = static_cast<T*>(args.partial) + chunk * args.taps * pitch;
-    fill_zeros(partial, args.taps * pitch);
-    const std::int64_t first = chunk * args.chunk_slabs;
-    const std::int64_t last =
-        first + args.chunk_slabs < slab.count ? first + args.chunk_slabs : slab.count;
-    for (std::int64_t index = first; index < last; ++index) {
-      const SlabPart part = slab_part(slab, index);
-      if (args.row_taps.step == 1) {
-        add_part<T, 1>(args, part, partial);
-      } else {
-        add_part<T, 2>(args, part, partial);
+  T* const strip = own_scratch<T>(args.scratch);
+  T weights[kMaxRowTaps * kTaps * kStrip];
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const SlabPart part = slab_part(args.slab, unit);
+    for (std::int64_t c = 0; c < args.columns.columns; c += kStrip) {
+      const std::int64_t rest = args.columns.columns - c, width = pitch - c;
+      const std::int64_t channels = rest < kStrip ? rest : kStrip;
+      fill_slab(args.slab, part, c, channels, strip);
+      for (std::int64_t tap = 0; tap < args.row_taps.count * kTaps; ++tap) {
+        copy_dense(weights + tap * kStrip, static_cast<const T*>(args.weights) + tap * pitch + c,
+                   width < kStrip ? width : kStrip);
       }
+      forward_strip(args, part, c, channels, weights, strip);
     }
   }
+}
+
+template <class T>
+void any_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end) {
+  args.row_taps.strip > 0 ? strips_body<T>(args, begin, end) : forward_body<T>(args, begin, end);
 }
 
 }  // namespace
 
 void conv_depthwise_rows(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end) {
-  args.dtype == DType::f32 ? forward_body<float>(args, begin, end)
-                           : forward_body<double>(args, begin, end);
-}
-
-void conv_depthwise_rows_weight(const ConvWeightArgs& args, std::int64_t begin, std::int64_t end) {
-  args.dtype == DType::f32 ? weight_body<float>(args, begin, end)
-                           : weight_body<double>(args, begin, end);
+  args.dtype == DType::f32 ? any_body<float>(args, begin, end) : any_body<double>(args, begin, end);
 }
 
 }  // namespace hotloop::HOTLOOP_LEVEL

@@ -72,8 +72,9 @@ void skip_unread(DType dtype, Source& source, PassAxes& axes);
 // Offsets of the taps from a slab's pixel: [planes.tap][rows.tap][cols.tap].
 Table tap_offsets(const ConvSlab& slab, const PassAxes& axes);
 
-// The rows of taps of a depthwise pass whose rows can be read in place; count 0 where they cannot.
-ConvRowTaps plan_row_taps(const Source& source, const PassAxes& axes, std::int64_t y_step);
+// The rows of taps of a depthwise pass that goes along rows; count 0 where tables serve.
+ConvRowTaps plan_row_taps(DType dtype, const Source& source, const PassAxes& axes,
+                          std::int64_t y_step);
 
 // How many terms after one another, in that order, are neighbours in memory: in every run of so
 // many.

@@ -12,6 +12,22 @@ import hotloop as hl
 from ..case import Arrays, Build, Call, Case, Target, normal
 from ._rivals import onnx_call, torch_call
 
+# Forward, backward to the input, backward to the weights.
+Targets = tuple[Target | None, Target | None, Target | None]
+_NONE: Targets = (None, None, None)
+_DEMO: Targets = (Target("torch", 0.8), None, None)
+
+
+def _each(ratio: float, share: float) -> Targets:
+    target = Target("torch", ratio, share)
+    return (target, target, target)
+
+
+_FIRST = _each(1.5, 0.85)
+_LARGE = _each(4.0, 0.85)
+_DEPTHWISE = _each(1.5, 0.85)
+_SLOW_INPUT: Targets = (_FIRST[0], Target("torch", 10.0, 0.85), _FIRST[2])
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -23,7 +39,7 @@ class Layer:
     stride: int = 1
     padding: int = 0
     groups: int = 1
-    promised: bool = False  # the figure of the forward direction is a target
+    targets: Targets = _NONE
     quick: bool = False
 
     @property
@@ -60,25 +76,25 @@ class Layer:
 
 # The demo's layers first, then those of the notes' table, then depthwise and grouped ones.
 LAYERS = (
-    Layer(32, 1, 8, 32, 3, 1, 1, promised=True, quick=True),
-    Layer(32, 32, 8, 64, 3, 1, 1, promised=True),
-    Layer(100, 32, 16, 64, 3, 1, 1, promised=True),
-    Layer(100, 3, 32, 32, 3, 1, 1),
-    Layer(32, 1, 28, 32, 3),
-    Layer(32, 3, 224, 32, 3),
-    Layer(32, 32, 111, 64, 3),
-    Layer(32, 64, 54, 128, 3),
+    Layer(32, 1, 8, 32, 3, 1, 1, targets=_DEMO, quick=True),
+    Layer(32, 32, 8, 64, 3, 1, 1, targets=_DEMO),
+    Layer(100, 32, 16, 64, 3, 1, 1, targets=_FIRST),
+    Layer(100, 3, 32, 32, 3, 1, 1, targets=_SLOW_INPUT),
+    Layer(32, 1, 28, 32, 3, targets=_FIRST),
+    Layer(32, 3, 224, 32, 3, targets=_LARGE),
+    Layer(32, 32, 111, 64, 3, targets=_FIRST),
+    Layer(32, 64, 54, 128, 3, targets=_FIRST),
     Layer(8, 3, 224, 64, 7, 2, 3),
     Layer(8, 64, 56, 64, 1),
     Layer(8, 64, 56, 64, 3, 1, 1),
     Layer(8, 256, 14, 256, 3, 1, 1),
-    Layer(32, 32, 112, 32, 3, 1, 1, 32),
-    Layer(32, 64, 112, 64, 3, 2, 1, 64),
-    Layer(32, 128, 56, 128, 3, 1, 1, 128),
-    Layer(32, 128, 56, 128, 3, 2, 1, 128),
-    Layer(32, 256, 28, 256, 3, 1, 1, 256),
-    Layer(32, 512, 14, 512, 3, 1, 1, 512),
-    Layer(32, 1024, 7, 1024, 3, 1, 1, 1024),
+    Layer(32, 32, 112, 32, 3, 1, 1, 32, _DEPTHWISE),
+    Layer(32, 64, 112, 64, 3, 2, 1, 64, _DEPTHWISE),
+    Layer(32, 128, 56, 128, 3, 1, 1, 128, _DEPTHWISE),
+    Layer(32, 128, 56, 128, 3, 2, 1, 128, _DEPTHWISE),
+    Layer(32, 256, 28, 256, 3, 1, 1, 256, _DEPTHWISE),
+    Layer(32, 512, 14, 512, 3, 1, 1, 512, _DEPTHWISE),
+    Layer(32, 1024, 7, 1024, 3, 1, 1, 1024, _DEPTHWISE),
     Layer(8, 128, 28, 128, 3, 1, 1, 4),
 )
 
@@ -162,7 +178,7 @@ def directions(layer: Layer, family: str = "conv") -> list[Case]:
                     {"strides": [layer.stride] * 2, "pads": pads, "group": layer.groups},
                 ),
             },
-            target=Target("torch", 0.8) if layer.promised else None,
+            target=layer.targets[0],
             quick=layer.quick,
             **shared,
         ),
@@ -178,6 +194,7 @@ def directions(layer: Layer, family: str = "conv") -> list[Case]:
                     )
                 ),
             },
+            target=layer.targets[1],
             **shared,
         ),
         Case(
@@ -192,15 +209,16 @@ def directions(layer: Layer, family: str = "conv") -> list[Case]:
                     )
                 ),
             },
+            target=layer.targets[2],
             **shared,
         ),
     ]
 
 
-def _from_nchw(layer: Layer) -> Case:
+def from_nchw(layer: Layer, family: str = "conv", target: Target | None = None) -> Case:
     """Forward from NCHW-contiguous memory, against PyTorch in the same format."""
     return Case(
-        family="conv",
+        family=family,
         name=f"forward from NCHW memory {layer.name}",
         contenders={
             "hotloop": lambda a: lambda: hl.kernels.conv2d(a["x"], a["w"], **a["how"]),
@@ -212,8 +230,9 @@ def _from_nchw(layer: Layer) -> Case:
         flops=layer.flops(),
         ceiling="fma",
         rtol=2e-4,
+        target=target,
     )
 
 
 CASES = [case for layer in LAYERS for case in directions(layer)]
-CASES += [_from_nchw(LAYERS[i]) for i in (2, 8, 9, 10, 11)]
+CASES += [from_nchw(LAYERS[i]) for i in (2, 8, 9, 10, 11)]

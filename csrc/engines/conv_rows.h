@@ -1,0 +1,36 @@
+// What the depthwise kernels that go along rows share: three taps side by side in each row of taps.
+#pragma once
+
+#include "kernels/conv.h"
+#include "simd/simd.h"
+
+namespace hotloop::HOTLOOP_LEVEL {
+namespace {
+
+using simd::Vec;
+
+constexpr int kTaps = 3;
+
+template <class T, bool Whole>
+HOTLOOP_SIMD Vec<T> load_lanes(const T* p, int lanes) {
+  return Whole ? simd::load(p) : simd::load_n(p, lanes);
+}
+
+// Rows of taps of output row `row` that meet the image.
+struct RowTaps {
+  std::int64_t first, last, top;
+};
+inline RowTaps row_taps(const ConvSlab& slab, const ConvRowTaps& taps, std::int64_t row) {
+  RowTaps found{0, taps.count, row * slab.step_h + slab.top};
+  while (found.first < found.last && found.top + taps.shift[found.first] < 0) ++found.first;
+  while (found.last > found.first && found.top + taps.shift[found.last - 1] >= slab.h) --found.last;
+  return found;
+}
+
+// Rows of a copied slab, its border with them.
+inline std::int64_t slab_height(const ConvSlab& slab) {
+  return (slab.rows - 1) * slab.step_h + slab.span_h;
+}
+
+}  // namespace
+}  // namespace hotloop::HOTLOOP_LEVEL

@@ -1,0 +1,265 @@
+// The gradient of the weights of depthwise convolutions with three taps along a row: sums of
+// three rows of taps stay in registers while a row of dy and three rows of x pass by.
+#include "engines/conv_rows.h"
+#include "engines/conv_slab.h"
+#include "kernels/conv.h"
+
+namespace hotloop::HOTLOOP_LEVEL {
+namespace {
+
+// Adds a row of dy times `Rows` rows of x to Rows * 3 sums, one vector of channels.
+template <class T, int Step, int Rows, bool Whole>
+[[gnu::noinline]] void row_sums(const ConvWeightArgs& args, const T* const* x, const T* dy,
+                                T* partial, int lanes) {
+  using V = Vec<T>;
+  const std::int64_t width = args.slab.w, stride = args.slab.stride_w;
+  constexpr std::int64_t pitch = V::lanes;
+  const std::int64_t dy_step = args.dy_stride_w;
+  const T* row[Rows];
+  V sum[Rows][kTaps], left[Rows], middle[Rows];
+  std::int64_t at = args.slab.left;
+#pragma GCC unroll 3
+  for (int i = 0; i < Rows; ++i) {
+    row[i] = x[i];
+#pragma GCC unroll 3
+    for (int j = 0; j < kTaps; ++j) sum[i][j] = simd::load(partial + (i * kTaps + j) * pitch);
+    left[i] = middle[i] = simd::zero<T>();
+    if (at >= 0 && at < width) left[i] = load_lanes<T, Whole>(row[i] + at * stride, lanes);
+    if (at + 1 >= 0 && at + 1 < width) {
+      middle[i] = load_lanes<T, Whole>(row[i] + (at + 1) * stride, lanes);
+    }
+  }
+  for (std::int64_t col = args.slab.out_w; col > 0; --col, at += Step, dy += dy_step) {
+    const V d = load_lanes<T, Whole>(dy, lanes);
+    const bool inside = at + 2 >= 0 && at + 2 < width;
+    const bool next = at + 3 >= 0 && at + 3 < width;
+    const std::int64_t offset = (at + 2) * stride;
+#pragma GCC unroll 3
+    for (int i = 0; i < Rows; ++i) {
+      V right = simd::zero<T>();
+      if (inside) right = load_lanes<T, Whole>(row[i] + offset, lanes);
+      sum[i][0] = simd::fma(left[i], d, sum[i][0]);
+      sum[i][1] = simd::fma(middle[i], d, sum[i][1]);
+      sum[i][2] = simd::fma(right, d, sum[i][2]);
+      if constexpr (Step == 1) {
+        left[i] = middle[i];
+        middle[i] = right;
+      } else {
+        left[i] = right;
+        middle[i] = simd::zero<T>();
+        if (next) middle[i] = load_lanes<T, Whole>(row[i] + offset + stride, lanes);
+      }
+    }
+  }
+#pragma GCC unroll 3
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kTaps; ++j) simd::store(partial + (i * kTaps + j) * pitch, sum[i][j]);
+  }
+}
+
+// All rows of taps of a row of dy, three at a time.
+template <class T, int Step, bool Whole>
+inline void rows_of_taps(const ConvWeightArgs& args, const RowTaps& taps, const T* image,
+                         const T* dy, T* sums, int lanes) {
+  for (std::int64_t tap = taps.first; tap < taps.last; tap += 3) {
+    const std::int64_t left = taps.last - tap;
+    const T* rows[3];
+    for (int i = 0; i < 3; ++i) {
+      const std::int64_t own = i < left ? tap + i : taps.last - 1;
+      rows[i] = image + (taps.top + args.row_taps.shift[own]) * args.slab.stride_h;
+    }
+    T* to = sums + tap * kTaps * Vec<T>::lanes;
+    if (left >= 3) {
+      row_sums<T, Step, 3, Whole>(args, rows, dy, to, lanes);
+    } else if (left == 2) {
+      row_sums<T, Step, 2, Whole>(args, rows, dy, to, lanes);
+    } else {
+      row_sums<T, Step, 1, Whole>(args, rows, dy, to, lanes);
+    }
+  }
+}
+
+// Vectors of channels that lie side by side and are summed together: lines of memory in a row.
+constexpr int kGroup = 4;
+
+// All rows of a part, `vectors` vectors of channels: their sums stay in L1 meanwhile.
+template <class T, int Step>
+[[gnu::noinline]] void part_sums(const ConvWeightArgs& args, const SlabPart& part, std::int64_t c,
+                                 std::int64_t channels, T* partial) {
+  constexpr std::int64_t kLanes = Vec<T>::lanes;
+  constexpr std::int64_t kSums = kMaxRowTaps * kTaps * kLanes;
+  const ConvSlab& slab = args.slab;
+  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  T sums[kGroup * kSums];
+  for (std::int64_t at = 0; at < channels; at += kLanes) {
+    for (std::int64_t t = 0; t < args.taps; ++t) {
+      simd::store(sums + at / kLanes * kSums + t * kLanes, simd::load(partial + t * pitch + at));
+    }
+  }
+  for (std::int64_t at = 0; at < part.images * part.rows; ++at) {
+    const std::int64_t image = part.image + at / part.rows, row = part.row + at % part.rows;
+    const T* x = static_cast<const T*>(slab.data) + image * slab.stride_n + c;
+    const T* dy =
+        static_cast<const T*>(args.dy) + image * args.dy_stride_n + row * args.dy_stride_h + c;
+    const RowTaps taps = row_taps(slab, args.row_taps, row);
+    for (std::int64_t v = 0; v < channels; v += kLanes) {
+      T* to = sums + v / kLanes * kSums;
+      if (channels - v >= kLanes) {
+        rows_of_taps<T, Step, true>(args, taps, x + v, dy + v, to, kLanes);
+      } else {
+        rows_of_taps<T, Step, false>(args, taps, x + v, dy + v, to, static_cast<int>(channels - v));
+      }
+    }
+  }
+  for (std::int64_t at = 0; at < channels; at += kLanes) {
+    for (std::int64_t t = 0; t < args.taps; ++t) {
+      simd::store(partial + t * pitch + at, simd::load(sums + at / kLanes * kSums + t * kLanes));
+    }
+  }
+}
+
+template <class T, int Step>
+void add_part(const ConvWeightArgs& args, const SlabPart& part, T* partial) {
+  constexpr std::int64_t kChannels = kGroup * Vec<T>::lanes;
+  for (std::int64_t c = 0; c < args.columns.columns; c += kChannels) {
+    const std::int64_t rest = args.columns.columns - c;
+    part_sums<T, Step>(args, part, c, rest < kChannels ? rest : kChannels, partial + c);
+  }
+}
+
+// A strip of x and one of dy, both with their channels copied next to each other.
+template <class T>
+struct StripRows {
+  const T* x;
+  const T* dy;
+  std::int64_t images, rows, cols;
+  std::int64_t x_image, x_row, x_step;  // elements from image to image, output row to row; a row
+};
+
+// One vector of channels, `Rows` rows of taps: their sums over all of the strip.
+template <class T, int Step, int Rows>
+[[gnu::noinline]] void strip_sums(const StripRows<T>& strip, const std::int64_t* shift, T* partial,
+                                  std::int64_t pitch) {
+  using V = Vec<T>;
+  constexpr std::int64_t kStrip = kStripBlocks * kBlock<T>;
+  V sum[Rows][kTaps];
+#pragma GCC unroll 3
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kTaps; ++j) sum[i][j] = simd::load(partial + (i * kTaps + j) * pitch);
+  }
+  const T* dy = strip.dy;
+  for (std::int64_t index = 0; index < strip.images * strip.rows; ++index) {
+    const T* from = strip.x + index / strip.rows * strip.x_image + index % strip.rows * strip.x_row;
+    const T* x[Rows];
+    V left[Rows], middle[Rows];
+#pragma GCC unroll 3
+    for (int i = 0; i < Rows; ++i) {
+      x[i] = from + shift[i] * strip.x_step;
+      left[i] = simd::load(x[i]);
+      middle[i] = simd::load(x[i] + kStrip);
+    }
+    std::int64_t at = 2 * kStrip;
+    for (std::int64_t col = strip.cols; col > 0; --col, at += Step * kStrip, dy += kStrip) {
+      const V d = simd::load(dy);
+#pragma GCC unroll 3
+      for (int i = 0; i < Rows; ++i) {
+        const V right = simd::load(x[i] + at);
+        sum[i][0] = simd::fma(left[i], d, sum[i][0]);
+        sum[i][1] = simd::fma(middle[i], d, sum[i][1]);
+        sum[i][2] = simd::fma(right, d, sum[i][2]);
+        left[i] = Step == 1 ? middle[i] : right;
+        // Behind the last pixel of a row: read, not used.
+        middle[i] = Step == 1 ? right : simd::load(x[i] + at + kStrip);
+      }
+    }
+  }
+#pragma GCC unroll 3
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kTaps; ++j) simd::store(partial + (i * kTaps + j) * pitch, sum[i][j]);
+  }
+}
+
+template <class T, int Step>
+void add_strip(const ConvWeightArgs& args, StripRows<T> strip, std::int64_t channels, T* partial) {
+  const std::int64_t pitch = args.columns.blocks * kBlock<T>, rows = args.row_taps.count;
+  for (std::int64_t c = 0; c < channels; c += Vec<T>::lanes) {
+    for (std::int64_t tap = 0; tap < rows; tap += 3) {
+      const std::int64_t* shift = args.row_taps.shift + tap;
+      T* to = partial + tap * kTaps * pitch + c;
+      if (rows - tap >= 3) {
+        strip_sums<T, Step, 3>(strip, shift, to, pitch);
+      } else if (rows - tap == 2) {
+        strip_sums<T, Step, 2>(strip, shift, to, pitch);
+      } else {
+        strip_sums<T, Step, 1>(strip, shift, to, pitch);
+      }
+    }
+    strip.x += Vec<T>::lanes;
+    strip.dy += Vec<T>::lanes;
+  }
+}
+
+// All channels of a part, a strip of them at a time.
+template <class T>
+void add_strips(const ConvWeightArgs& args, const SlabPart& part, T* partial) {
+  constexpr std::int64_t kStrip = kStripBlocks * kBlock<T>;
+  const ConvSlab& slab = args.slab;
+  T* const x = own_scratch<T>(args.scratch);
+  T* const dy = x + slab.size;
+  const std::int64_t step = slab.width * slab.pitch;
+  const StripRows<T> strip{
+      x,   dy, part.images, part.rows, slab.out_w, slab_height(slab) * step, slab.step_h * step,
+      step};
+  for (std::int64_t c = 0; c < args.columns.columns; c += kStrip) {
+    const std::int64_t rest = args.columns.columns - c;
+    const std::int64_t channels = rest < kStrip ? rest : kStrip;
+    fill_slab(slab, part, c, channels, x);
+    for (std::int64_t index = 0; index < part.images * part.rows; ++index) {
+      const T* from = static_cast<const T*>(args.dy) + c +
+                      (part.image + index / part.rows) * args.dy_stride_n +
+                      (part.row + index % part.rows) * args.dy_stride_h;
+      copy_pixels(dy + index * slab.out_w * kStrip, kStrip, from, args.dy_stride_w, 1, slab.out_w,
+                  channels);
+    }
+    if (args.row_taps.step == 1) {
+      add_strip<T, 1>(args, strip, channels, partial + c);
+    } else {
+      add_strip<T, 2>(args, strip, channels, partial + c);
+    }
+  }
+}
+
+template <class T>
+void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t end) {
+  const ConvSlab& slab = args.slab;
+  const std::int64_t pitch = args.columns.blocks * kBlock<T>;
+  for (std::int64_t chunk = begin; chunk < end; ++chunk) {
+    T* partial = static_cast<T*>(args.partial) + chunk * args.taps * pitch;
+    fill_zeros(partial, args.taps * pitch);
+    const std::int64_t first = chunk * args.chunk_slabs;
+    const std::int64_t last =
+        first + args.chunk_slabs < slab.count ? first + args.chunk_slabs : slab.count;
+    for (std::int64_t index = first; index < last; ++index) {
+      const SlabPart part = slab_part(slab, index);
+      if (args.row_taps.strip > 0) {
+        add_strips(args, part, partial);
+      } else if (args.row_taps.step == 1) {
+        add_part<T, 1>(args, part, partial);
+      } else {
+        add_part<T, 2>(args, part, partial);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void conv_depthwise_rows_weight(const ConvWeightArgs& args, std::int64_t begin, std::int64_t end) {
+  args.dtype == DType::f32 ? weight_body<float>(args, begin, end)
+                           : weight_body<double>(args, begin, end);
+}
+
+}  // namespace hotloop::HOTLOOP_LEVEL
