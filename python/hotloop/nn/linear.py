@@ -40,6 +40,9 @@ class _PackedWeight:
         """False once the weight was replaced or written."""
         return weight._data is self.data and weight._version[0] == self.version
 
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()  # copies of a layer, and pickles, have none
+
 
 @contextmanager
 def packed_weights(model: Module) -> Iterator[None]:
@@ -48,20 +51,21 @@ def packed_weights(model: Module) -> Iterator[None]:
     For many forward passes without a change of weights. A layer whose weight is changed meanwhile
     goes back to it; at the end all copies are dropped.
     """
-    layers = [module for module in model.modules() if isinstance(module, Linear)]
+    linear = (module for module in model.modules() if isinstance(module, Linear))
+    layers = [layer for layer in linear if not layer._is_packed()]  # frozen ones keep theirs
     try:
         for layer in layers:
-            layer._pack = _PackedWeight(layer.weight)
+            layer._keep_copies()
         yield
     finally:
         for layer in layers:
-            layer._pack = None
+            layer._drop_copies()
 
 
 class Linear(Module):
     """input @ weight.T + bias: (..., in_features) to (..., out_features)."""
 
-    _pack: _PackedWeight | None = None  # inside packed_weights only
+    _pack: _PackedWeight | None = None  # where it is frozen, and inside packed_weights
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = None
@@ -76,6 +80,15 @@ class Linear(Module):
     def reset_parameters(self) -> None:
         """New initial values."""
         layer_default_(self.weight, self.bias)
+
+    def _keep_copies(self) -> None:
+        self._pack = _PackedWeight(self.weight)
+
+    def _drop_copies(self) -> None:
+        self._pack = None
+
+    def _is_packed(self) -> bool:
+        return self._pack is not None and self._pack.stands_for(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         pack = self._pack

@@ -193,7 +193,7 @@ class Module:
             strict: whether missing and unexpected names raise.
 
         Raises:
-            RuntimeError: strict, and the names differ.
+            RuntimeError: strict, and the names differ; or the module is frozen.
             ShapeError, DTypeError: an entry that does not fit.
         """
         own = dict(self._state())
@@ -233,6 +233,37 @@ class Module:
         for parameter in self.parameters():
             parameter.requires_grad_(requires_grad)
         return self
+
+    def freeze(self) -> Self:
+        """Fixes the weights for use without training.
+
+        Evaluation mode, no gradients for parameters, and each parameter in memory of its own that
+        cannot be written, so that layers may keep copies which are quicker to multiply by
+        (`Linear` does): writes raise, and arrays that shared the old memory no longer reach it.
+        A layer whose parameter is replaced goes on with the new one. A deep copy is not frozen.
+        """
+        self.eval().requires_grad_(False)
+        for parameter in self.parameters():
+            parameter._data = parameter._data.copy()
+            parameter._data.flags.writeable = False
+        for module in self.modules():
+            module._keep_copies()
+        return self
+
+    def unfreeze(self) -> Self:
+        """Lets the weights be written again; to train, call train() and requires_grad_() too."""
+        for module in self.modules():
+            module._drop_copies()
+        for parameter in self.parameters():
+            if not parameter._data.flags.writeable:
+                parameter._data = parameter._data.copy()
+        return self
+
+    def _keep_copies(self) -> None:
+        """What a layer does when it is frozen; its parameters do not change from now on."""
+
+    def _drop_copies(self) -> None:
+        """The opposite."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients of all parameters, or sets them to 0."""
@@ -329,6 +360,11 @@ def _fitting(name: str, tensor: Tensor, value: Any) -> Any:
         raise ShapeError(
             f"load_state_dict: {name!r} must have shape {tensor.shape}, got {array.shape}; "
             "was the network built with other sizes?"
+        )
+    if not tensor._data.flags.writeable:
+        raise RuntimeError(
+            f"load_state_dict: {name!r} must be writable, got a read-only tensor; is the module "
+            "frozen? Call unfreeze() first"
         )
     if array.dtype != tensor.dtype:
         raise DTypeError(
