@@ -1,4 +1,4 @@
-"""Products of bfloat16, where ml_dtypes is installed."""
+"""Products of bfloat16, rows of gemm, where ml_dtypes is installed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _product(size: int) -> Case:
         }
 
     return Case(
-        family="gemm_bf16",
+        family="gemm",
         name=f"{size}x{size}x{size} bf16",
         inputs=inputs,
         contenders={"hotloop": _hotloop, "torch": torch_call(_torch)},
@@ -61,6 +61,7 @@ def _product(size: int) -> Case:
         ceiling="dot_bf16",
         compare=False,  # bits of bf16: both sides round sums of another order
         target=Target("torch", 1.1, 0.88),
+        detail=size in (128, 2048),
     )
 
 

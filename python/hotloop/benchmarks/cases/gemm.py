@@ -1,7 +1,9 @@
 """Matrix products: squares, the layers of common networks, rows, attention, awkward sizes.
 
-The default table is a core of these; `--all` or `--match` times the rest. A product is called by
-its sizes m x n x k and by how its operands are stored: nt is a @ b.T.
+The default table is a core of these; `--all` or `--match` times the rest, `--threads 1` on one core
+(95 % of its ceiling are promised for the large squares there). A product is called by its sizes
+m x n x k and by how its operands are stored: nt is a @ b.T. Two processes on the same cores are
+timed by `--processes`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import numpy as np
 import hotloop as hl
 
 from ..case import Arrays, Build, Call, Case, Target, normal
+from . import _gemm_bf16, _gemm_int8
 from ._rivals import jax_call, onnx_call, torch_call
 
 # Sizes and the share of the FMA ceiling that is promised where rivals leave no room for 1.3.
@@ -31,7 +34,8 @@ TRANSFORMERS = ((128, 2304, 768), (128, 768, 768), (128, 3072, 768), (128, 768, 
 # Heads, m, n, k, storage: scores (q k^T) and their product with the values.
 ATTENTION = ((12, 128, 128, 64, "nt"), (12, 128, 64, 128, "nn"), (12, 384, 384, 64, "nt"),
              (12, 384, 64, 384, "nn"), (16, 40, 40, 64, "nt"), (16, 40, 64, 40, "nn"))  # fmt: skip
-ODD = (31, 65, 127, 257, 1000)
+# Awkward sizes, and the share of the ceiling that is promised for them: 0.9 of their neighbour's.
+ODD = {31: 0.79, 65: 0.79, 127: 0.79, 257: 0.79, 1000: 0.84}
 
 
 def _operands(arrays: Arrays, trans: str) -> tuple[Any, Any]:
@@ -196,7 +200,9 @@ CASES = [
         for size in SQUARES
     ),
     *(
-        _product(size, size, size, trans=trans, detail=size != 1024)
+        # Of all four 0.95 of the best is promised: of 93 % of the ceiling.
+        _product(size, size, size, trans=trans, detail=size != 1024,
+                 target=Target("ceiling", 0.88) if size == 1024 else None)
         for size in (64, 256, 1024)
         for trans in ("nt", "tn", "tt")
     ),
@@ -216,9 +222,13 @@ CASES = [
                  detail=m != 128)
         for batch, m, n, k, trans in ATTENTION
     ),
-    *(_product(size, size, size, detail=size != 127) for size in ODD),
     *(
-        _product(512, 512, 512, padding=padding, name=f"512x512x512 f32, ld {512 + padding}")
+        _product(size, size, size, detail=size != 127, target=Target("ceiling", share))
+        for size, share in ODD.items()
+    ),
+    *(
+        _product(512, 512, 512, padding=padding, name=f"512x512x512 f32, ld {512 + padding}",
+                 target=Target("ceiling", 0.84))
         for padding in (16, 512)
     ),
     *(
@@ -227,4 +237,6 @@ CASES = [
     ),
     _linear(32, 64, 64),
     _linear(128, 784, 512),
+    *_gemm_bf16.CASES,
+    *_gemm_int8.CASES,
 ]  # fmt: skip
