@@ -7,7 +7,7 @@ import pytest
 
 from fences import run_fenced
 from hotloop import DTypeError, OutputError, ShapeError
-from hotloop.kernels import force_isa, gelu, gemm
+from hotloop.kernels import force_isa, gelu, gemm, gemm_pack
 from reference import LAYOUTS, assert_close, assert_same_bits, empty_with_layout, eps, with_layout
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -169,6 +169,51 @@ def test_the_bits_do_not_depend_on_threads(level, rng):
         b = rng.standard_normal(shape).astype(BF16)
         out = np.empty((*shape[:-2], 300, shape[-1]), F32)
         assert_same_bits(lambda b=b, out=out: gemm(a, b, activation="relu", out=out).copy())
+
+
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 3, 5), (5, 70, 37), (40, 130, 600), (73, 65, 1025), (2, 4, 0)]
+)
+def test_packed_operands(level, m, n, k, trans_b, rng):
+    a, b, bias = integers(rng, (m, k)), integers(rng, (k, n)), integers(rng, n)
+    pack = gemm_pack(stored(b, trans_b), trans_b=trans_b)
+    assert pack.shape == (k, n)
+    assert pack.dtype == BF16
+    out = np.empty((m, n), F32)
+    np.testing.assert_array_equal(gemm(a, pack, out=out), exact(a, b))
+    assert_rounded(
+        gemm(stored(a, True), pack, bias, trans_a=True, activation="relu"),
+        np.maximum(exact(a, b) + bias.astype(F32), 0),
+    )
+    stack = np.stack([a, a[::-1]])
+    np.testing.assert_array_equal(gemm(stack, pack).astype(F32), gemm(stack, b).astype(F32))
+
+
+def test_a_pack_serves_every_level(rng):
+    a, b = integers(rng, (20, 90)), integers(rng, (90, 200))
+    packs = [gemm_pack(b)]
+    with force_isa("generic"):
+        packs.append(gemm_pack(b))
+        assert_rounded(gemm(a, packs[0]), exact(a, b))
+    assert_rounded(gemm(a, packs[1]), exact(a, b))
+    with pytest.raises(DTypeError, match="same dtype, got float32 and bfloat16"):
+        gemm(a.astype(F32), packs[0])
+    with pytest.raises(DTypeError, match="same dtype, got bfloat16 and float32"):
+        gemm(a, gemm_pack(b.astype(F32)))
+    with pytest.raises(ValueError, match="trans_b must be False where b is packed"):
+        gemm(a, packs[0], trans_b=True)
+
+
+@pytest.mark.parametrize("trans_b", [False, True])
+def test_few_rows_on_any_number_of_threads(level, trans_b, rng):
+    """Panels that each thread packs for itself."""
+    a, b = rng.standard_normal((3, 700)).astype(BF16), rng.standard_normal((700, 1100)).astype(BF16)
+    right, pack = stored(b, trans_b), gemm_pack(b)
+    assert_same_bits(lambda: gemm(a, right, trans_b=trans_b, out=np.empty((3, 1100), F32)))
+    np.testing.assert_array_equal(
+        gemm(a, right, trans_b=trans_b).view(np.uint16), gemm(a, pack).view(np.uint16)
+    )
 
 
 GUARDED = """

@@ -7,7 +7,7 @@ import pytest
 
 from fences import run_fenced
 from hotloop import DTypeError, OutputError, ShapeError
-from hotloop.kernels import dequantize, force_isa, gemm_int8, quantize, requantize
+from hotloop.kernels import dequantize, force_isa, gemm_int8, gemm_pack, quantize, requantize
 from reference import LAYOUTS, assert_same, assert_same_bits, empty_with_layout, with_layout
 
 LEVELS = ("generic", "avx2", "avx512", "avx512bf16")
@@ -144,6 +144,50 @@ def test_scaled_results(level, dtype, by_column, rng):
     out = np.empty((m, n), dtype)
     assert gemm_int8(a, b, bias, a_zero=100, scale=scale, out_zero=zero, out=out) is out
     assert_same(out, got)
+
+
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize("b_type", BYTES)
+@pytest.mark.parametrize("a_type", BYTES)
+def test_packed_operands(level, a_type, b_type, trans_b, rng):
+    for m, n, k in ((1, 3, 5), (5, 70, 37), (40, 130, 1100), (73, 65, 2049), (2, 4, 0)):
+        a, b = bytes_of(rng, (m, k), a_type), bytes_of(rng, (k, n), b_type)
+        bias, zeros = rng.integers(-999, 999, n).astype(I32), bytes_of(rng, n, b_type).astype(I32)
+        pack = gemm_pack(stored(b, trans_b), trans_b=trans_b)
+        assert pack.shape == (k, n)
+        assert pack.dtype == b_type
+        np.testing.assert_array_equal(gemm_int8(a, pack), exact(a, b))
+        got = gemm_int8(a, pack, bias, a_zero=3, b_zero=zeros)
+        np.testing.assert_array_equal(got, exact(a, b, 3, zeros) + bias)
+        stack = np.stack([a, a[::-1]])
+        np.testing.assert_array_equal(gemm_int8(stack, pack, a_zero=1), exact(stack, b, 1))
+
+
+def test_a_pack_serves_every_level(rng):
+    a, b = bytes_of(rng, (20, 90), S8), bytes_of(rng, (90, 200), S8)
+    packs = [gemm_pack(b)]
+    with force_isa("generic"):
+        packs.append(gemm_pack(b))
+        np.testing.assert_array_equal(gemm_int8(a, packs[0]), exact(a, b))
+    np.testing.assert_array_equal(gemm_int8(a, packs[1]), exact(a, b))
+    with pytest.raises(DTypeError, match="b must be int8 or uint8, got a pack of float32"):
+        gemm_int8(a, gemm_pack(b.astype(F32)))
+    with pytest.raises(ValueError, match="trans_b must be False where b is packed"):
+        gemm_int8(a, packs[0], trans_b=True)
+    with pytest.raises(ShapeError, match="the columns of a must equal the rows of b"):
+        gemm_int8(a.T, packs[0])
+
+
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize("a_type", BYTES)
+def test_few_rows_on_any_number_of_threads(level, a_type, trans_b, rng):
+    """Panels that each thread packs for itself."""
+    for m, n, k in ((1, 1500, 900), (3, 1100, 2100), (72, 1050, 300)):
+        a, b = bytes_of(rng, (m, k), a_type), bytes_of(rng, (k, n), U8)
+        right = stored(b, trans_b)
+        got = gemm_int8(a, right, trans_b=trans_b, a_zero=5, b_zero=9)
+        np.testing.assert_array_equal(got, exact(a, b, 5, 9))
+    assert_same_bits(lambda: gemm_int8(a, right, trans_b=trans_b, scale=1e-3))
 
 
 def test_the_bits_do_not_depend_on_threads(level, rng):

@@ -2,7 +2,6 @@
 #include "kernels/gemm.h"
 
 #include <algorithm>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "bindings/array.h"
 #include "bindings/dims.h"
 #include "bindings/dot.h"
+#include "bindings/gemm_pack.h"
 #include "bindings/gil.h"
 
 namespace hotloop {
@@ -59,49 +59,6 @@ void broadcast_lead(const char* op, const Operand& a, const Operand& b, Shape& s
     }
     shape[static_cast<std::size_t>(count - 1 - back)] = x == 1 ? y : x;
   }
-}
-
-// B in panels, made ahead of the products with it.
-struct GemmPack {
-  DType dtype;
-  std::int64_t k, n, columns, bytes;
-  Scratch memory;
-
-  GemmPack(DType type, std::int64_t rows, std::int64_t width)
-      : dtype(type),
-        k(rows),
-        n(width),
-        columns(gemm_packed_columns(type)),
-        bytes(checked_bytes()),
-        memory(static_cast<std::size_t>(bytes)) {}
-
- private:
-  std::int64_t checked_bytes() const {
-    const std::int64_t sizes[2] = {(n + columns - 1) / columns * columns, k};
-    return checked_product("gemm_pack", sizes, 2, item_size(dtype)) * item_size(dtype);
-  }
-};
-
-PyObject* pack_type = nullptr;  // the class GemmPack, alive as long as the module
-
-// The pack that `object` is, or null.
-const GemmPack* as_pack(py::handle object) {
-  if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != pack_type) return nullptr;
-  return object.cast<const GemmPack*>();
-}
-
-// What it stands for, as an argument: (k, n). Only its sizes and dtype are looked at.
-Array array_of(const GemmPack& pack) {
-  Array array;
-  array.data = pack.memory.get();
-  array.dtype = pack.dtype;
-  array.ndim = 2;
-  array.size = pack.k * pack.n;
-  array.shapes[0] = pack.k;
-  array.shapes[1] = pack.n;
-  array.strides[0] = pack.columns;
-  array.strides[1] = 1;
-  return array;
 }
 
 struct Epilogue {
@@ -252,17 +209,12 @@ py::object product(const char* op, const Operand& a, const Operand& b, const cha
 py::object gemm_of(py::handle a_object, py::handle b_object, bool trans_a, bool trans_b,
                    const Epilogue& epilogue, py::handle out) {
   const char* op = "gemm";
-  const GemmPack* pack = as_pack(b_object);
+  const GemmPack* pack = as_pack(op, b_object, trans_b);
   const Array a = input(op, "a", a_object);
-  const Array b = pack ? array_of(*pack) : input(op, "b", b_object);
+  const Array b = pack ? pack->array() : input(op, "b", b_object);
   same_dtype(op, "a", a, "b", b);
   require_matrix(op, "a", a);
   require_matrix(op, "b", b);
-  if (pack && trans_b) {
-    throw std::invalid_argument(std::string(op) +
-                                ": trans_b must be False where b is packed, got True; "
-                                "gemm_pack(b, trans_b=True) transposes");
-  }
   const Operand left = Operand::of(a, trans_a), right = Operand::of(b, trans_b);
   if (left.columns != right.rows) {
     throw ShapeError(std::string(op) + ": the columns of a must equal the rows of b, got " +
@@ -299,17 +251,6 @@ py::object gemm_epilogue_call(py::handle a, py::handle b, bool trans_a, bool tra
   return gemm_of(a, b, trans_a, trans_b, epilogue, out);
 }
 
-std::unique_ptr<GemmPack> pack_call(py::handle b_object, bool trans_b) {
-  const char* op = "gemm_pack";
-  const Array b = input(op, "b", b_object);
-  require_ndim(op, "b", b, 2);
-  const Operand right = Operand::of(b, trans_b);
-  auto pack = std::make_unique<GemmPack>(b.dtype, right.rows, right.columns);
-  gemm_pack_b(b.dtype, {b.data, right.row_step, right.column_step, 0, nullptr}, right.columns,
-              right.rows, pack->columns, pack->memory.get());
-  return pack;
-}
-
 // x (..., in) as a stack of matrices: one row where x has a single axis.
 Operand rows_of(const Array& x) {
   const int last = x.ndim - 1;
@@ -335,7 +276,7 @@ py::object linear_call(py::handle x_object, py::handle w_object, py::handle b,
   const char* op = "linear";
   const GemmPack* pack = as_pack(w_object);
   const Array x = input(op, "x", x_object);
-  const Array w = pack ? array_of(*pack) : input(op, "w", w_object);
+  const Array w = pack ? pack->array() : input(op, "w", w_object);
   same_dtype(op, "x", x, "w", w);
   require_ndim(op, "w", w, 2);
   const Operand right = Operand::of(w, !pack);  // a pack is w transposed: (in, out)
@@ -421,15 +362,7 @@ py::tuple linear_backward_call(py::handle dy_object, py::handle x_object, py::ha
 }  // namespace
 
 void bind_gemm(py::module_& module) {
-  py::class_<GemmPack> pack(module, "GemmPack",
-                            "A matrix in the order in which products read it: see gemm_pack, which "
-                            "makes it.");
-  pack.def_property_readonly("shape",
-                             [](const GemmPack& self) { return py::make_tuple(self.k, self.n); });
-  pack.def_property_readonly("dtype", [](const GemmPack& self) { return numpy_dtype(self.dtype); });
-  pack.def_property_readonly("nbytes", [](const GemmPack& self) { return self.bytes; });
-  pack_type = pack.ptr();
-  module.def("gemm_pack", &pack_call);
+  define_gemm_pack(module);
   module.def("gemm", &gemm_call);
   module.def("gemm_epilogue", &gemm_epilogue_call);
   module.def("linear", &linear_call);

@@ -8,6 +8,7 @@
 
 #include "bindings/array.h"
 #include "bindings/dot.h"
+#include "bindings/gemm_pack.h"
 #include "bindings/params.h"
 
 namespace hotloop {
@@ -121,7 +122,12 @@ py::object gemm_int8_call(py::handle a_object, py::handle b_object, py::handle b
                           py::handle out_object) {
   const char* op = "gemm_int8";
   const Array a = input(op, "a", a_object, kBytes);
-  const Array b = input(op, "b", b_object, kBytes);
+  const GemmPack* pack = as_pack(op, b_object, trans_b);
+  const Array b = pack ? pack->array() : input(op, "b", b_object, kBytes);
+  if (!(kBytes >> static_cast<unsigned>(b.dtype) & 1u)) {
+    throw DTypeError(std::string(op) + ": b must be " + dtype_names(kBytes) + ", got a pack of " +
+                     dtype_name(b.dtype));
+  }
   const Shape shape = product_shape(op, a, trans_a, b, trans_b);
   const std::int64_t n = shape.back();
   Array bias;
@@ -131,6 +137,7 @@ py::object gemm_int8_call(py::handle a_object, py::handle b_object, py::handle b
     bias = n == 1 || bias.stride(0) == 1 ? bias : packed(bias);
   }
   DotProblem p;
+  if (pack) pack->describe(p);
   p.a_type = a.dtype;
   p.b_type = b.dtype;
   p.c_type = given(scale)
@@ -156,7 +163,7 @@ py::object gemm_int8_call(py::handle a_object, py::handle b_object, py::handle b
   }
   Output out(op, out_object, p.c_type, shape);
   no_overlap(op, out, "a", a);
-  no_overlap(op, out, "b", b);
+  if (!pack) no_overlap(op, out, "b", b);
   if (given(bias_object)) {
     no_overlap(op, out, "bias", bias);
     p.int_bias = bias.as<std::int32_t>();

@@ -131,6 +131,22 @@ inline void pack_dot_panel(const T* from, std::int64_t k_step, std::int64_t colu
   }
 }
 
+// A slice of a panel of B, and the sums of its columns, unless `column_sums` is null.
+template <class Kind, class Sums>
+inline void pack_dot_slice(const DotPackArgs& g, std::int64_t batch, std::int64_t panel,
+                           std::int64_t slice, Word* to, std::int32_t* column_sums, Sums sums) {
+  using T = typename Kind::Element;
+  const std::int64_t first = slice * g.slice_words, column = panel * g.panel;
+  const std::int64_t count = g.words - first < g.slice_words ? g.words - first : g.slice_words;
+  const std::int64_t columns = g.n - column < g.panel ? g.n - column : g.panel;
+  const T* from = static_cast<const T*>(g.b.data) +
+                  (g.b.offsets ? g.b.offsets[batch] : batch * g.b.batch_step) +
+                  column * g.b.column_step;
+  pack_dot_panel(from, g.b.row_step, g.b.column_step, g.k, first, count, columns, g.b_flip, to,
+                 g.panel);
+  if (column_sums) sums.columns(to, g.panel, count, column_sums);
+}
+
 // The whole kernel; `sums` adds up the bytes of rows and columns where they are asked for.
 template <class Kind, class Sums>
 inline void dot_pack(const DotPackArgs& g, std::int64_t begin, std::int64_t end, Sums sums) {
@@ -150,16 +166,9 @@ inline void dot_pack(const DotPackArgs& g, std::int64_t begin, std::int64_t end,
     } else {
       const std::int64_t number = unit - a_units, slice = number % g.slices;
       const std::int64_t panel = number / g.slices % g.panels, batch = number / g.slices / g.panels;
-      const std::int64_t first = slice * g.slice_words, column = panel * g.panel;
-      const std::int64_t count = g.words - first < g.slice_words ? g.words - first : g.slice_words;
-      const std::int64_t columns = g.n - column < g.panel ? g.n - column : g.panel;
-      const T* from = static_cast<const T*>(g.b.data) +
-                      (g.b.offsets ? g.b.offsets[batch] : batch * g.b.batch_step) +
-                      column * g.b.column_step;
-      Word* to = g.b_to + ((batch * g.panels + panel) * g.words + first) * g.panel;
-      pack_dot_panel(from, g.b.row_step, g.b.column_step, g.k, first, count, columns, g.b_flip, to,
-                     g.panel);
-      if (g.column_sums) sums.columns(to, g.panel, count, g.column_sums + number * g.panel);
+      Word* to = g.b_to + ((batch * g.panels + panel) * g.words + slice * g.slice_words) * g.panel;
+      pack_dot_slice<Kind>(g, batch, panel, slice, to,
+                           g.column_sums ? g.column_sums + number * g.panel : nullptr, sums);
     }
   }
 }

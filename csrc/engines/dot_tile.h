@@ -6,6 +6,7 @@
 // run along k.
 #pragma once
 
+#include "engines/dot_pack.h"
 #include "kernels/dot.h"
 #include "simd/dot.h"
 
@@ -28,8 +29,9 @@ struct DotTile {
   std::int64_t words;
   Sum* sums;
   std::int64_t sums_step;
-  const Sum* start;  // what every row begins with, or null for zeros
-  bool resume;       // or with what the sums hold
+  const Sum* start;   // what every row begins with, or null for zeros
+  bool resume;        // or with what the sums hold
+  std::int32_t flip;  // of the words of A
 };
 
 template <class Kind, int Rows, int Vectors>
@@ -60,14 +62,19 @@ template <class Kind, int Rows, int Vectors>
   const Word* b = tile.b;
   const std::int64_t b_step = tile.b_step;
   const std::int64_t bytes = 4 * tile.words;
+  // Signed bytes of A become unsigned here: the exclusive or takes the place of the broadcast.
+  constexpr bool kFlips = sizeof(typename Kind::Element) == 1;
+  const Int<float> flip = simd::set1_int<float>(kFlips ? tile.flip : 0);
   for (std::int64_t at = 0; at < bytes; at += 4) {
     typename Kind::Words right[Vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) right[v] = Kind::right(simd::load_words(b + v * kLanes));
 #pragma GCC unroll 8
     for (int i = 0; i < Rows; ++i) {
-      const auto left = Kind::left(
-          simd::set1_int<float>(static_cast<std::int32_t>(simd::load_word(row[i] + at))));
+      Int<float> word =
+          simd::set1_int<float>(static_cast<std::int32_t>(simd::load_word(row[i] + at)));
+      if constexpr (kFlips) word = word ^ flip;
+      const auto left = Kind::left(word);
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) sum[i][v] = Kind::add(sum[i][v], left, right[v]);
     }
@@ -115,7 +122,8 @@ inline void run_dot_tile(const DotTile<typename Kind::Sum>& tile, int rows, int 
 
 // A block of C.
 struct DotBlock {
-  std::int64_t batch, row, rows, panel, column, columns;
+  std::int64_t batch, row, rows, column, columns;
+  const std::int32_t* column_sums;  // of its panel, slice by slice, or null
 };
 // Where its sums go and what they begin with.
 template <class Sum>
@@ -128,9 +136,9 @@ struct DotTarget {
 // The units [begin, end) of batch, panel, row block. prepare(block, sums) says where the sums go:
 // straight to C where they are the result and whole vectors, or to `sums`, which holds a block;
 // finish(block, sums) then writes C.
-template <class Kind, class Prepare, class Finish>
-inline void dot_blocks(const DotArgs& g, std::int64_t begin, std::int64_t end, Prepare prepare,
-                       Finish finish) {
+template <class Kind, class Sums, class Prepare, class Finish>
+inline void dot_blocks(const DotArgs& g, std::int64_t begin, std::int64_t end, Sums sums_of,
+                       Prepare prepare, Finish finish) {
   using Sum = typename Kind::Sum;
   constexpr std::int64_t kLanes = simd::Vec<float>::lanes;
   alignas(64) Sum sums[kDotRows * kDotPanel];
@@ -146,8 +154,22 @@ inline void dot_blocks(const DotArgs& g, std::int64_t begin, std::int64_t end, P
         (g.a_offsets ? g.a_offsets[batch] * std::int64_t(sizeof(typename Kind::Element))
                      : batch * g.a_batch_step) +
         row * g.a_step;
-    const Word* const b = g.b + batch * g.b_batch_step + panel * g.words * g.panel;
-    const DotBlock block{batch, row, rows, panel, column, columns};
+    const Word* b = g.b + batch * g.b_batch_step + panel * g.words * g.panel;
+    const std::int32_t* column_sums =
+        g.column_sums ? g.column_sums + batch * g.column_sums_step + panel * g.slices * g.panel
+                      : nullptr;
+    if (g.pack) {
+      Word* const slot = reinterpret_cast<Word*>(g.slots + g.slot_bytes * g.slot());
+      std::int32_t* const own = reinterpret_cast<std::int32_t*>(slot + g.words * g.panel);
+      for (std::int64_t slice = 0; slice < g.slices; ++slice) {
+        pack_dot_slice<Kind>(*g.pack, batch, panel, slice,
+                             slot + slice * g.pack->slice_words * g.panel,
+                             g.own_sums ? own + slice * g.panel : nullptr, sums_of);
+      }
+      b = slot;
+      column_sums = g.own_sums ? own : nullptr;
+    }
+    const DotBlock block{batch, row, rows, column, columns, column_sums};
     const DotTarget<Sum> to = prepare(block, sums);
     std::int64_t at = 0;
     do {
@@ -168,7 +190,8 @@ inline void dot_blocks(const DotArgs& g, std::int64_t begin, std::int64_t end, P
                                   to.sums + i * to.step + j,
                                   to.step,
                                   to.start && at == 0 ? to.start + j : nullptr,
-                                  at > 0};
+                                  at > 0,
+                                  static_cast<std::int32_t>(g.a_flip)};
           run_dot_tile<Kind>(tile, static_cast<int>(high), vectors);
           i += high;
         }

@@ -1,12 +1,14 @@
 // Plans a product of bf16 or bytes: what is packed, how it is cut into blocks and split over
 // threads. A panel of B, all of k deep and 64 columns wide, stays in L2 while the rows of A pass
-// by; one launch packs, the next multiplies. Nothing of it shows in the bits of C.
+// by; one launch packs, the next multiplies. Where the rows are few each panel has one reader,
+// which packs it into memory of its own. Nothing of it shows in the bits of C.
 #include "kernels/dot.h"
 
 #include <algorithm>
 
 #include "core/arena.h"
 #include "core/launch.h"
+#include "core/threads.h"
 
 namespace hotloop {
 
@@ -15,6 +17,8 @@ namespace {
 constexpr std::int64_t kPanelBytes = 8ll << 20;  // packed B, and packed A of batches, at a time
 constexpr std::int64_t kSliceWords = 256;        // of a panel, packed by one unit
 constexpr std::int64_t kPackRows = 64;
+constexpr std::int64_t kSlotBytes = 1ll << 20;  // of a panel that one unit packs for itself
+constexpr double kPackFlops = 60;               // what packing an element of B is worth
 constexpr std::int64_t kPackGrain = 20
                                     << 10;  // bytes: about 2 microseconds, the other thread waits
 constexpr double kGrainFlops = 2e6;         // likewise, of bf16; bytes take half of it each
@@ -67,44 +71,81 @@ bool is_shared(const GemmMatrix& matrix) {
   return matrix.batch_step == 0 && !matrix.offsets;
 }
 
+std::int64_t words_of(DType dtype, std::int64_t k) {
+  return blocks_of(k, 4 / item_of(dtype));
+}
+
+std::int64_t slices_of(std::int64_t words) {
+  return std::max<std::int64_t>(blocks_of(words, kSliceWords), 1);
+}
+
+// Multiplying, and packing B for it.
+double work_of(const DotProblem& p) {
+  if (p.packed_panel > 0) return flops_of(p);
+  const double batches = is_shared(p.b) ? 1 : static_cast<double>(p.batches);
+  return flops_of(p) + kPackFlops * static_cast<double>(p.n) * static_cast<double>(p.k) * batches;
+}
+
 struct Plan {
-  std::int64_t per_word, words, a_step;  // of packed rows, in words
+  std::int64_t words, a_step;  // of packed rows, in words
   std::int64_t panel, nc;
   bool pack_a, row_sums, column_sums;
+  bool own_b;  // each unit packs its panel
+  int threads;
 };
 
 Plan plan_of(const DotProblem& p) {
   Plan plan;
-  plan.per_word = 4 / item_of(p.a_type);
-  plan.words = blocks_of(p.k, plan.per_word);
+  plan.words = words_of(p.a_type, p.k);
   plan.a_step = plan.words + 16;  // never a multiple of a page
-  plan.panel = panel_columns();
+  plan.panel = p.packed_panel > 0 ? p.packed_panel : panel_columns();
   const std::int64_t panel_bytes = std::max<std::int64_t>(plan.words, 1) * plan.panel * 4;
   plan.nc = std::max<std::int64_t>(kPanelBytes / panel_bytes, 1) * plan.panel;
   plan.row_sums = !is_bf16(p) && (p.b_zero || p.b_type == DType::u8);
   plan.column_sums = !is_bf16(p) && (p.a_zero != 0 || p.a_type == DType::s8);
   // Rows of whole words are read where they lie.
-  plan.pack_a =
-      p.a_type == DType::s8 || plan.row_sums || p.a.column_step != 1 || p.k % plan.per_word != 0;
+  plan.pack_a = plan.row_sums || p.a.column_step != 1 || p.k % (4 / item_of(p.a_type)) != 0;
+  plan.threads = dot_is_parallel(p) ? num_threads() : 1;
+  const std::int64_t units = p.batches * blocks_of(p.n, plan.panel);
+  plan.own_b = p.packed_panel == 0 && p.m <= kDotRows && panel_bytes <= kSlotBytes &&
+               (plan.threads == 1 || units >= 4 * plan.threads);
+  if (p.packed_panel > 0 || plan.own_b) plan.nc = p.n;
   return plan;
 }
 
 struct Memory {
-  float *a, *b;
+  float *a, *b;  // b: the panels, or a slot for each thread
   std::int32_t *rows, *columns;
 };
+
+// The panel, the sums of its columns, and a little, so that the slots of two threads do not fall
+// onto the same places.
+std::int64_t slot_bytes(const Plan& plan) {
+  return (plan.words + slices_of(plan.words)) * plan.panel * 4 + 256;
+}
+
+// What DotPackArgs says of B.
+void describe_b(DotPackArgs& pack, const GemmMatrix& b, DType dtype, std::int64_t n, std::int64_t k,
+                std::int64_t panel) {
+  pack.n = n;
+  pack.k = k;
+  pack.words = words_of(dtype, k);
+  pack.b = b;
+  pack.b_flip = dtype == DType::u8 ? 0x80808080u : 0;
+  pack.panel = panel;
+  pack.panels = blocks_of(n, panel);
+  pack.slice_words = kSliceWords;
+  pack.slices = slices_of(pack.words);
+}
 
 // The columns [first, first + p.n) of C, a group of batches.
 void run_columns(const DotProblem& p, const Plan& plan, const Memory& memory, bool a_is_packed) {
   DotPackArgs pack;
+  describe_b(pack, p.b, p.b_type, p.n, p.k, plan.panel);
   pack.m = p.m;
-  pack.n = p.n;
-  pack.k = p.k;
-  pack.words = plan.words;
   pack.a = p.a;
-  pack.b = p.b;
-  pack.a_flip = p.a_type == DType::s8 ? 0x80808080u : 0;
-  pack.b_flip = p.b_type == DType::u8 ? 0x80808080u : 0;
+  const std::uint32_t a_flip = p.a_type == DType::s8 ? 0x80808080u : 0;
+  pack.a_flip = a_flip;
   const std::int64_t a_batches = is_shared(p.a) ? 1 : p.batches;
   if (plan.pack_a && !a_is_packed) {
     pack.a_to = memory.a;
@@ -114,13 +155,11 @@ void run_columns(const DotProblem& p, const Plan& plan, const Memory& memory, bo
     pack.a_batches = a_batches;
     pack.row_sums = plan.row_sums ? memory.rows : nullptr;
   }
-  pack.b_to = memory.b;
-  pack.panel = plan.panel;
-  pack.panels = blocks_of(p.n, plan.panel);
-  pack.slice_words = kSliceWords;
-  pack.slices = std::max<std::int64_t>(blocks_of(plan.words, kSliceWords), 1);
-  pack.b_batches = is_shared(p.b) ? 1 : p.batches;
-  pack.column_sums = plan.column_sums ? memory.columns : nullptr;
+  if (!plan.own_b && p.packed_panel == 0) {
+    pack.b_to = memory.b;
+    pack.b_batches = is_shared(p.b) ? 1 : p.batches;
+    pack.column_sums = plan.column_sums ? memory.columns : nullptr;
+  }
   const std::int64_t pack_units =
       pack.a_batches * pack.a_blocks + pack.b_batches * pack.panels * pack.slices;
   const double bytes =
@@ -141,8 +180,9 @@ void run_columns(const DotProblem& p, const Plan& plan, const Memory& memory, bo
     args.a_step = p.a.row_step * item_of(p.a_type);
     args.a_batch_step = p.a.batch_step * item_of(p.a_type);
     args.a_offsets = p.a.offsets;
+    args.a_flip = a_flip;
   }
-  args.b = memory.b;
+  args.b = p.packed_panel > 0 ? p.packed_b : memory.b;
   args.panel = plan.panel;
   args.panels = pack.panels;
   args.slices = pack.slices;
@@ -150,17 +190,26 @@ void run_columns(const DotProblem& p, const Plan& plan, const Memory& memory, bo
     args.b_batch_step = pack.panels * plan.panel * plan.words;
     args.column_sums_step = pack.panels * pack.slices * plan.panel;
   }
-  args.column_sums = pack.column_sums;
+  args.column_sums = p.packed_panel > 0 && plan.column_sums ? p.packed_sums : pack.column_sums;
+  if (plan.own_b) {
+    args.pack = &pack;
+    args.own_sums = plan.column_sums;
+    args.slots = reinterpret_cast<char*>(memory.b);
+    args.slot_bytes = slot_bytes(plan);
+    args.slot = thread_index;
+  }
   args.row_sums = plan.row_sums ? memory.rows : nullptr;
   args.row_sums_step = a_batches == 1 ? 0 : p.m;
   std::int64_t most = kDotRows;
-  while (most > 12 && p.batches * args.panels * blocks_of(p.m, most) < 16) most /= 2;
+  while (!plan.own_b && most > 12 && p.batches * args.panels * blocks_of(p.m, most) < 16) most /= 2;
   args.row_blocks = blocks_of(p.m, most);
   args.row_block = blocks_of(p.m, args.row_blocks);
   if (args.row_block > 36) args.row_block = std::min(blocks_of(args.row_block, 6) * 6, kDotRows);
   args.row_blocks = blocks_of(p.m, args.row_block);
-  launch(is_bf16(p) ? gemm_bf16_tiles_kernel() : quant_tiles_kernel(), args,
-         split_of(p, p.batches * args.panels * args.row_blocks, flops_of(p), grain_of(p)));
+  const double work = plan.own_b ? work_of(p) : flops_of(p);
+  Split split = split_of(p, p.batches * args.panels * args.row_blocks, work, grain_of(p));
+  if (plan.own_b) split.max_threads = plan.threads;
+  launch(is_bf16(p) ? gemm_bf16_tiles_kernel() : quant_tiles_kernel(), args, split);
 }
 
 std::int64_t rounded(std::int64_t bytes) {
@@ -170,7 +219,34 @@ std::int64_t rounded(std::int64_t bytes) {
 }  // namespace
 
 bool dot_is_parallel(const DotProblem& p) {
-  return flops_of(p) >= grain_of(p);
+  return work_of(p) >= grain_of(p);
+}
+
+std::int64_t dot_packed_panel() {
+  return panel_columns();
+}
+
+std::int64_t dot_packed_words(DType dtype, std::int64_t n, std::int64_t k, std::int64_t panel) {
+  return blocks_of(n, panel) * panel * words_of(dtype, k);
+}
+
+std::int64_t dot_packed_sums(DType dtype, std::int64_t n, std::int64_t k, std::int64_t panel) {
+  if (dtype == DType::bf16) return 0;
+  return blocks_of(n, panel) * panel * slices_of(words_of(dtype, k));
+}
+
+void dot_pack_b(DType dtype, const GemmMatrix& b, std::int64_t n, std::int64_t k,
+                std::int64_t panel, float* words, std::int32_t* sums) {
+  DotPackArgs pack;
+  describe_b(pack, b, dtype, n, k, panel);
+  pack.b_to = words;
+  pack.b_batches = 1;
+  pack.column_sums = sums;
+  DotProblem p;
+  p.a_type = p.b_type = dtype;
+  const double bytes = 4.0 * static_cast<double>(pack.words) * static_cast<double>(n);
+  launch(dtype == DType::bf16 ? gemm_bf16_pack_kernel() : quant_pack_kernel(), pack,
+         split_of(p, pack.panels * pack.slices, bytes, kPackGrain));
 }
 
 void dot_product(const DotProblem& problem) {
@@ -178,18 +254,22 @@ void dot_product(const DotProblem& problem) {
   if (p.m <= 0 || p.n <= 0 || p.batches <= 0) return;
   const Plan plan = plan_of(p);
   const std::int64_t columns = std::min(blocks_of(p.n, plan.panel) * plan.panel, plan.nc);
-  const std::int64_t slices = std::max<std::int64_t>(blocks_of(plan.words, kSliceWords), 1);
+  const std::int64_t slices = slices_of(plan.words);
+  const bool shares_b = !plan.own_b && p.packed_panel == 0;  // packed by a launch of its own
   const std::int64_t a_bytes = plan.pack_a ? rounded(p.m * plan.a_step * 4) : 0;
-  const std::int64_t b_bytes = rounded(columns * plan.words * 4);
+  const std::int64_t b_bytes = shares_b ? rounded(columns * plan.words * 4) : 0;
   const std::int64_t rows_bytes = plan.row_sums ? rounded(p.m * 4) : 0;
-  const std::int64_t columns_bytes = plan.column_sums ? rounded(columns * slices * 4) : 0;
+  const std::int64_t columns_bytes =
+      shares_b && plan.column_sums ? rounded(columns * slices * 4) : 0;
   const std::int64_t each = a_bytes + b_bytes + rows_bytes + columns_bytes;
   const std::int64_t group =
       std::clamp<std::int64_t>(kPanelBytes / std::max<std::int64_t>(each, 1), 1, p.batches);
-  Scratch scratch(static_cast<std::size_t>(each * group));
+  const std::int64_t slots = plan.own_b ? rounded(slot_bytes(plan)) * plan.threads : 0;
+  Scratch scratch(static_cast<std::size_t>(each * group + slots));
   char* const base = scratch.as<char>();
+  char* const b_memory = base + (plan.own_b ? each * group : a_bytes * group);
   const Memory memory{
-      reinterpret_cast<float*>(base), reinterpret_cast<float*>(base + a_bytes * group),
+      reinterpret_cast<float*>(base), reinterpret_cast<float*>(b_memory),
       reinterpret_cast<std::int32_t*>(base + (a_bytes + b_bytes) * group),
       reinterpret_cast<std::int32_t*>(base + (a_bytes + b_bytes + rows_bytes) * group)};
   for (std::int64_t first = 0; first < p.batches; first += group) {

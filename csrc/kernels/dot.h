@@ -35,33 +35,29 @@ struct DotProblem {
   const std::int32_t* b_zero = nullptr;  // by column, or null for 0
   const std::int32_t* int_bias = nullptr;
   const float* scale = nullptr;  // by column; null for C in s32
+  // What dot_pack_b made of B, in panels of packed_panel columns. 0: B is what `b` says.
+  std::int64_t packed_panel = 0;
+  const float* packed_b = nullptr;
+  const std::int32_t* packed_sums = nullptr;  // of bytes
 };
 
 #ifndef HOTLOOP_LEVEL
 void dot_product(const DotProblem& problem);
 bool dot_is_parallel(const DotProblem& problem);
+// Packs B (k x n) ahead of products with it: dot_packed_words words, and dot_packed_sums sums (none
+// for bf16), in panels of as many columns as dot_packed_panel says (for the level in force; any
+// level reads them).
+std::int64_t dot_packed_panel();
+std::int64_t dot_packed_words(DType dtype, std::int64_t n, std::int64_t k, std::int64_t panel);
+std::int64_t dot_packed_sums(DType dtype, std::int64_t n, std::int64_t k, std::int64_t panel);
+void dot_pack_b(DType dtype, const GemmMatrix& b, std::int64_t n, std::int64_t k,
+                std::int64_t panel, float* words, std::int32_t* sums);
 #endif
 
 // Words and columns that are packed at a time; columns of a panel are a multiple of 16.
 inline constexpr std::int64_t kDotBlock = 64;
 inline constexpr std::int64_t kDotRows = 72;   // rows of C in a unit, at most
 inline constexpr std::int64_t kDotPanel = 64;  // columns of a panel, at most
-
-struct DotArgs {
-  DotProblem p;
-  std::int64_t words = 0;   // of a row of A
-  const void* a = nullptr;  // rows of words, a_step bytes apart
-  std::int64_t a_step = 0, a_batch_step = 0;
-  const std::int64_t* a_offsets = nullptr;  // where A is not packed: as in GemmMatrix
-  const float* b = nullptr;                 // panels of `words` rows of `panel` words
-  std::int64_t b_batch_step = 0;            // words
-  std::int64_t panel = 0, panels = 0;
-  std::int64_t row_block = 0, row_blocks = 0;
-  std::int64_t slices = 0;                               // parts of k whose column sums lie apart
-  const std::int32_t* row_sums = nullptr;                // [batch, m], or null
-  const std::int32_t* column_sums = nullptr;             // [batch, panel, slice, column], or null
-  std::int64_t row_sums_step = 0, column_sums_step = 0;  // from batch to batch
-};
 
 // Units: a_batches * a_blocks blocks of A, then b_batches * panels * slices parts of B.
 struct DotPackArgs {
@@ -74,6 +70,30 @@ struct DotPackArgs {
   std::int64_t panel = 0, panels = 0, slice_words = 0, slices = 0, b_batches = 0;
   std::int32_t* row_sums = nullptr;
   std::int32_t* column_sums = nullptr;
+};
+
+struct DotArgs {
+  DotProblem p;
+  std::int64_t words = 0;   // of a row of A
+  const void* a = nullptr;  // rows of words, a_step bytes apart
+  std::int64_t a_step = 0, a_batch_step = 0;
+  const std::int64_t* a_offsets = nullptr;  // where A is not packed: as in GemmMatrix
+  const float* b = nullptr;                 // panels of `words` rows of `panel` words
+  std::int64_t b_batch_step = 0;            // words
+  std::int64_t panel = 0, panels = 0;
+  std::int64_t row_block = 0, row_blocks = 0;
+  std::uint32_t a_flip = 0;                              // added without carry to each word of A
+  std::int64_t slices = 0;                               // parts of k whose column sums lie apart
+  const std::int32_t* row_sums = nullptr;                // [batch, m], or null
+  const std::int32_t* column_sums = nullptr;             // [batch, panel, slice, column], or null
+  std::int64_t row_sums_step = 0, column_sums_step = 0;  // from batch to batch
+  // Where a unit is the only one to read its panel, it packs that into a slot of its thread (words,
+  // then the column sums of the slices, where asked for): how, or null.
+  const DotPackArgs* pack = nullptr;
+  bool own_sums = false;
+  char* slots = nullptr;
+  std::int64_t slot_bytes = 0;
+  int (*slot)() = nullptr;
 };
 
 HOTLOOP_KERNEL_BF16(gemm_bf16_pack, DotPackArgs)

@@ -6,6 +6,7 @@
 
 #include "bindings/activation.h"
 #include "bindings/dims.h"
+#include "bindings/gemm_pack.h"
 #include "bindings/params.h"
 
 namespace hotloop {
@@ -167,7 +168,8 @@ py::object gemm_bf16(py::handle a_object, py::handle b_object, bool trans_a, boo
   }
   constexpr DTypes kTaken = dtypes(DType::f32, DType::bf16);
   const Array a = input(op, "a", a_object, kFloats | kTaken);
-  const Array b = input(op, "b", b_object, kFloats | kTaken);
+  const GemmPack* pack = as_pack(op, b_object, trans_b);
+  const Array b = pack ? pack->array() : input(op, "b", b_object, kFloats | kTaken);
   same_dtype(op, "a", a, "b", b);
   const Shape shape = product_shape(op, a, trans_a, b, trans_b);
   const FusedActivation fused = parse_activation(op, activation);
@@ -184,10 +186,11 @@ py::object gemm_bf16(py::handle a_object, py::handle b_object, bool trans_a, boo
   if (given(out_object)) c_type = output_dtype(op, out_object, kTaken);
   Output out(op, out_object, c_type, shape);
   no_overlap(op, out, "a", a);
-  no_overlap(op, out, "b", b);
+  if (!pack) no_overlap(op, out, "b", b);
   if (given(bias_object)) no_overlap(op, out, "bias", bias);
 
   DotProblem p;
+  if (pack) pack->describe(p);
   p.a_type = p.b_type = DType::bf16;
   p.c_type = c_type;
   p.activation = fused.kind;

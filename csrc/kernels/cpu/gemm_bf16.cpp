@@ -79,7 +79,7 @@ void gemm_bf16_tiles(const DotArgs& args, std::int64_t begin, std::int64_t end) 
       finish_row(p, sums + i * kDotPanel, c + i * p.c.row_step * item, block.column, block.columns);
     }
   };
-  dot_blocks<Bf16Dot>(args, begin, end, prepare, finish);
+  dot_blocks<Bf16Dot>(args, begin, end, NoSums{}, prepare, finish);
 }
 
 void gemm_bf16_probe(const ProbeDotArgs& args, std::int64_t begin, std::int64_t end) {

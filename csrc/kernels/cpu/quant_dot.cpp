@@ -57,16 +57,15 @@ void column_terms(const DotArgs& g, const DotBlock& block, std::int32_t* terms,
   const Int<float> a_zero = simd::set1_int<float>(p.a_zero + (p.a_type == DType::s8 ? 128 : 0));
   const Int<float> b_shift = simd::set1_int<float>(p.b_type == DType::u8 ? 128 : 0);
   const Int<float> depth = simd::set1_int<float>(static_cast<std::int32_t>(p.k));
-  const std::int64_t start = block.batch * g.column_sums_step + block.panel * g.slices * g.panel;
   for (std::int64_t j = 0; j < block.columns; j += Vec<float>::lanes) {
     const std::int64_t column = block.column + j, left = block.columns - j;
     Int<float> zero = simd::set1_int<float>(0), term = zero;
     if (p.b_zero) zero = load_ints(p.b_zero + column, left);
     zero = zero - b_shift;
-    if (g.column_sums) {
+    if (block.column_sums) {
       term = times(depth, zero);
       for (std::int64_t s = 0; s < g.slices; ++s) {
-        term = term - load_ints(g.column_sums + start + s * g.panel + j, Vec<float>::lanes);
+        term = term - load_ints(block.column_sums + s * g.panel + j, Vec<float>::lanes);
       }
       term = times(a_zero, term);
     }
@@ -123,7 +122,7 @@ void quant_tiles(const DotArgs& args, std::int64_t begin, std::int64_t end) {
     return static_cast<char*>(p.c.data) + (start + block.row * p.c.row_step + block.column) * item;
   };
   const auto prepare = [&](const DotBlock& block, std::int32_t* sums) -> DotTarget<std::int32_t> {
-    const bool starts = args.column_sums || p.int_bias || args.row_sums;
+    const bool starts = block.column_sums || p.int_bias || args.row_sums;
     if (starts) column_terms(args, block, terms, zeros);
     const std::int32_t* const start = starts ? terms : nullptr;
     if (p.c_type == DType::s32 && !args.row_sums && block.columns % Vec<float>::lanes == 0) {
@@ -134,7 +133,7 @@ void quant_tiles(const DotArgs& args, std::int64_t begin, std::int64_t end) {
   const auto finish = [&](const DotBlock& block, const std::int32_t* sums) {
     finish_block(args, block, sums, c_of(block), item, zeros);
   };
-  dot_blocks<ByteDot>(args, begin, end, prepare, finish);
+  dot_blocks<ByteDot>(args, begin, end, ByteSums{}, prepare, finish);
 }
 
 void quant_probe(const ProbeDotArgs& args, std::int64_t begin, std::int64_t end) {

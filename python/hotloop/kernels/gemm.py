@@ -74,17 +74,17 @@ def gemm_pack(b: Array, *, trans_b: bool = False) -> GemmPack:
     rows of ``a`` again and again, as the weights of a network that is trained no more.
 
     Args:
-        b: (k, n), or (n, k) with ``trans_b`` (the weights of ``linear``); float32 or float64, any
-            strides. Copied: later changes of ``b`` do not show.
+        b: (k, n), or (n, k) with ``trans_b`` (the weights of ``linear``); float32, float64,
+            bfloat16, int8 or uint8, any strides. Copied: later changes of ``b`` do not show.
         trans_b: exchange the axes of ``b``.
 
     Returns:
-        What ``gemm`` takes for b, and ``linear`` for w (packed with ``trans_b``). Its ``shape`` is
-        (k, n).
+        What ``gemm``, or ``gemm_int8`` for bytes, takes for b, and ``linear`` for w (packed with
+        ``trans_b``). Its ``shape`` is (k, n).
 
     Raises:
         ShapeError: b has not 2 axes.
-        DTypeError: b is no float array.
+        DTypeError: b is no array of such numbers.
     """
     return _core.gemm_pack(b, trans_b)
 

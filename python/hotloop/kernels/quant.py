@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 
 def gemm_int8(
     a: Array,
-    b: Array,
+    b: Array | _core.GemmPack,
     bias: Array | None = None,
     *,
     trans_a: bool = False,
@@ -38,7 +38,7 @@ def gemm_int8(
     Args:
         a: (..., m, k), or (..., k, m) with ``trans_a``; int8 or uint8, any strides.
         b: (..., k, n), or (..., n, k) with ``trans_b``; int8 or uint8. Leading axes broadcast as
-            those of ``numpy.matmul`` do.
+            those of ``numpy.matmul`` do. Or a matrix that ``gemm_pack`` has packed.
         bias: (n,), int32, added to the sums.
         trans_a: exchange the last two axes of ``a``.
         trans_b: exchange the last two axes of ``b``.
@@ -56,7 +56,8 @@ def gemm_int8(
         ShapeError: fewer than 2 axes, or sizes that do not fit.
         DTypeError: an argument or the result is of no such dtype.
         OutputError: out is read-only or overlaps an input.
-        ValueError: a zero point outside its dtype, or a scale that is not positive and finite.
+        ValueError: a zero point outside its dtype, a scale that is not positive and finite,
+            ``trans_b`` with a pack.
     """
     return _core.gemm_int8(
         a, b, bias, trans_a, trans_b, a_zero, b_zero, scale, out_zero, dtype, out
