@@ -242,6 +242,45 @@ def test_errors_of_packs_say_what_to_do(rng):
     np.testing.assert_array_equal(gemm(np.empty((2, 0), np.float32), empty), np.zeros((2, 4)))
 
 
+@pytest.mark.parametrize("trans", ["nn", "nt", "tn"])
+def test_columns_beside_full_tiles(level, dtype, trans, rng):
+    """One to four columns more than a tile: dot products with rows of A, some of them twice."""
+    trans_a, trans_b = (side == "t" for side in trans)
+    for m in (4, 15, 16, 17, 40, 75):
+        for n in (1, 2, 3, 4, 18, 33, 65, 66, 67, 68, 129):
+            for k in (16, 33, 65, 130, 1100):
+                a, b = integers(rng, (m, k), dtype), integers(rng, (k, n), dtype)
+                bias, c = integers(rng, n, dtype), integers(rng, (m, n), dtype)
+                expected = np.maximum(2 * (a @ b) - c + bias, 0)
+                gemm(stored(a, trans_a), stored(b, trans_b), bias, trans_a=trans_a,
+                     trans_b=trans_b, alpha=2, beta=-1, activation="relu", out=c)  # fmt: skip
+                np.testing.assert_array_equal(c, expected, err_msg=f"m {m}, n {n}, k {k}")
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 8, 9])
+def test_few_terms(level, dtype, k, rng):
+    """Whole rows of C one after the other."""
+    for m, n in ((7, 300), (70, 64), (70, 65), (33, 8200), (400, 130)):
+        a, b = integers(rng, (m, k), dtype), integers(rng, (k, n), dtype)
+        expected = a @ b
+        for left in (a, np.asfortranarray(a)):
+            np.testing.assert_array_equal(gemm(left, b), expected)
+            np.testing.assert_array_equal(gemm(left, np.asfortranarray(b)), expected)
+        out = integers(rng, (m, n), dtype)
+        np.testing.assert_array_equal(gemm(a, b, beta=0, residual=out), expected + out)
+
+
+@pytest.mark.parametrize("shape", [(40, 70, 900), (200, 130, 300), (33, 300, 600), (700, 64, 70)])
+def test_threads_that_share_panels(level, dtype, shape, rng):
+    """Fewer panels than threads could take: each packs its own copy, the bits are the same."""
+    m, n, k = shape
+    a, b = integers(rng, (m, k), dtype), integers(rng, (n, k), dtype)
+    np.testing.assert_array_equal(gemm(a, b, trans_b=True), a @ b.T)
+    a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((n, k)).astype(dtype)
+    assert_same_bits(lambda: gemm(a, b, trans_b=True))
+    assert_same_bits(lambda: gemm(a, b[:65], trans_b=True))
+
+
 def test_no_terms_gives_beta_out_and_bias(level, dtype):
     a, b = np.empty((3, 0), dtype), np.empty((0, 5), dtype)
     bias = np.arange(5, dtype=dtype)

@@ -22,8 +22,10 @@ constexpr std::int64_t kSlice = 512;              // terms of a slice of k
 constexpr std::int64_t kRowBytes = 576ll << 10;   // A of a unit, which stays in L2
 constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
 constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
-constexpr double kGrainFlops = 6e5;               // about 5 microseconds
+constexpr double kGrainFlops = 5e5;               // about 4 microseconds
 constexpr std::int64_t kLeast = 8;                // terms of a block of k
+constexpr std::int64_t kOwnBlocks = 8;            // of rows of C, that a thread's own panel serves
+constexpr std::int64_t kFewTerms = 8;             // writing C takes longer than the sums
 
 std::int64_t blocks_of(std::int64_t size, std::int64_t block) {
   return (size + block - 1) / block;
@@ -54,8 +56,9 @@ Split split_of(const GemmProblem& p, std::int64_t units, double flops) {
 }
 
 double flops_of(const GemmProblem& p) {
+  // Writing an element of C is worth a few terms.
   return 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) *
-         static_cast<double>(std::max<std::int64_t>(p.k, 1)) * static_cast<double>(p.batches);
+         static_cast<double>(std::max<std::int64_t>(p.k, 4)) * static_cast<double>(p.batches);
 }
 
 // Elements of a row of k in panels: the last one is as wide as the others.
@@ -139,24 +142,23 @@ Plan plan_of(const GemmProblem& p) {
   plan.rows = std::clamp<std::int64_t>(kRowBytes / depth_bytes, 144, 1152) / 6 * 6;
   if (p.k == 0) return plan;
 
-  // A: its rows are read where they lie, unless a step of a power of two puts them all into the
-  // same places of the caches. Its columns too (six neighbours of each), unless that takes a cache
-  // line from elsewhere for each k.
-  const std::int64_t a_step =
-      std::abs(p.a.column_step == 1 ? p.a.row_step : p.a.column_step) * item;
-  if (p.a.column_step == 1) {
-    plan.pack_a = a_step % 2048 == 0 && a_step > depth_bytes && p.n > 4 * plan.columns && p.m > 24;
-  } else {
+  // A: its rows are read where they lie, also those a power of two apart: a tile takes six lines of
+  // one place in L1, which has eight, and what another core has packed comes slowly from there. Its
+  // columns too (six neighbours of each), unless that takes a cache line from elsewhere for each k.
+  if (p.a.column_step != 1) {
+    const std::int64_t a_step = std::abs(p.a.column_step) * item;
     plan.pack_a = p.m > 6 && (p.a.row_step != 1 ? p.n > 2 * plan.columns
                                                 : p.n > 4 * plan.columns && a_step >= 512);
   }
   if (p.packed_columns > 0) return plan;
   // B: packed unless its rows are contiguous and it is small, or too few rows of A come by.
   const std::int64_t near_bytes = p.m <= 48 ? 2 * kNearBytes : kNearBytes;
-  const bool near = depth_bytes * p.n <= near_bytes && p.b.row_step * item % 4096 != 0;
+  const bool near =
+      depth_bytes * p.n <= near_bytes && (p.k <= kFewTerms || p.b.row_step * item % 4096 != 0);
   plan.pack_b = p.b.column_step != 1 || (p.m > 24 && !near);
   const std::int64_t units = p.batches * blocks_of(p.n, plan.columns);
-  if (plan.pack_b && p.m <= plan.rows && (plan.threads == 1 || units >= 4 * plan.threads)) {
+  const bool many = units >= 4 * plan.threads;
+  if (plan.pack_b && (p.m <= kOwnBlocks * plan.rows || (plan.threads > 1 && !many))) {
     plan.own_b = true;
     plan.pack_b = false;
   }
@@ -195,6 +197,26 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
   args.row_block = blocks_of(p.m, args.row_blocks);
   if (args.row_block > 36) args.row_block = blocks_of(args.row_block, 6) * 6;
   args.row_blocks = blocks_of(p.m, args.row_block);
+  // Few panels, of which each thread packs those it needs.
+  const std::int64_t panels = p.batches * args.column_blocks;
+  const bool shares_panels = plan.own_b && plan.threads > 1 && panels < 4 * plan.threads;
+  if (shares_panels) {
+    const std::int64_t wanted = blocks_of(4 * plan.threads, panels);
+    args.row_block =
+        std::max<std::int64_t>(blocks_of(p.m, std::max(wanted, blocks_of(p.m, plan.rows))), 8);
+    args.row_blocks = blocks_of(p.m, args.row_block);
+  }
+
+  // Few terms: whole rows of C, one after the other.
+  if (p.k <= kFewTerms && p.m * p.n * item > (1 << 20) && !plan.pack_b && !plan.own_b &&
+      p.packed_columns == 0) {
+    args.column_block = std::min<std::int64_t>(blocks_of(p.n, 64) * 64, 8192);
+    args.column_blocks = blocks_of(p.n, args.column_block);
+    args.panel_step = args.column_block * p.b.column_step;
+    args.row_block = std::min<std::int64_t>(6, p.m);
+    args.row_blocks = blocks_of(p.m, args.row_block);
+    args.fetch = false;
+  }
 
   GemmPackArgs pack;
   pack.dtype = p.dtype;
@@ -239,6 +261,11 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
   }
   Split split = split_of(p, p.batches * args.column_blocks * args.row_blocks, flops_of(p));
   if (plan.own_b) split.max_threads = plan.threads;
+  if (plan.own_b && args.row_blocks > 1) {
+    // Each piece packs its first panel anew: as few pieces as threads where all is quick.
+    const std::int64_t pieces = (!shares_panels ? 8 : flops_of(p) < 3e7 ? 1 : 4) * plan.threads;
+    split.grain = std::max(split.grain, blocks_of(split.units, pieces));
+  }
   launch(gemm_tiles_kernel(), args, split);
 }
 
@@ -305,9 +332,11 @@ void add_slices(const T* parts, std::int64_t slices, std::int64_t m, T* sums) {
 }
 
 // A product so small that planning would take as long: one unit, nothing packed.
+constexpr std::int64_t kTinyBytes = 32768;  // of B, packed on the stack
 bool is_tiny(const GemmProblem& p) {
-  return p.batches == 1 && p.b.column_step == 1 && p.m <= 64 && p.n <= 128 && p.k <= 128 &&
-         p.m * p.n * p.k <= 64 * 64 * 64;
+  return p.batches == 1 && p.m <= 128 && p.n <= 128 && p.k <= 128 &&
+         p.m * p.n * p.k <= 70 * 70 * 70 &&
+         (p.b.column_step == 1 || (p.n + 15) / 16 * 16 * p.k * bytes_of(p.dtype) <= kTinyBytes);
 }
 
 void run_tiny(const GemmProblem& p) {
@@ -317,6 +346,14 @@ void run_tiny(const GemmProblem& p) {
   args.row_blocks = 1;
   args.column_block = p.n;
   args.column_blocks = 1;
+  if (p.b.column_step == 1) {
+    gemm_tiles_kernel()(args, 0, 1);
+    return;
+  }
+  alignas(64) char slot[kTinyBytes];
+  args.column_block = (p.n + 15) / 16 * 16;
+  args.slots = slot;
+  args.slot = [] { return 0; };
   gemm_tiles_kernel()(args, 0, 1);
 }
 
@@ -360,6 +397,21 @@ void run_slices(const GemmProblem& p) {
 bool few_rows(const GemmProblem& p) {
   if (p.b.column_step != 1 || p.n < 64 || p.k < 16) return false;
   return p.m == 1 || (p.m <= 16 && p.k * p.n * bytes_of(p.dtype) > (1 << 20));
+}
+
+// B has its columns in rows: dots read them where they lie, tiles want them transposed first. In
+// clock cycles for vectors of 64 bytes, as measured on Zen 4; loads that cross cache lines bound
+// the dots. Shapes alone decide.
+bool dots_are_quicker(const GemmProblem& p) {
+  const std::int64_t lanes = 64 / bytes_of(p.dtype), vectors = blocks_of(p.n, lanes);
+  const double m = static_cast<double>(p.m), n = static_cast<double>(p.n);
+  const double depth = static_cast<double>(p.k) / static_cast<double>(lanes);
+  const double elements = n * static_cast<double>(p.k);
+  const bool far = elements * static_cast<double>(bytes_of(p.dtype)) > (512 << 10);
+  const double pack = far || (p.n <= 64 && gemm_is_parallel(p)) ? 1.2 : 0.5;
+  const double dots = m * n * (2.2 * depth + 25);
+  const double tiles = 1.05 * m * static_cast<double>(vectors * lanes) * depth + pack * elements;
+  return dots < tiles;
 }
 
 GemmMatrix transposed(GemmMatrix matrix) {
@@ -451,7 +503,7 @@ void gemm(const GemmProblem& problem) {
     p.a.row_step = p.k;
   }
   const bool deep_b = p.b.row_step == 1 && (p.b.column_step != 1 || p.n == 1);
-  if (p.k > 0 && deep_b && p.a.column_step == 1 && p.m <= 32 && (p.m == 1 || p.m * 25 < p.k)) {
+  if (p.k > 0 && deep_b && p.a.column_step == 1 && (p.m == 1 || dots_are_quicker(p))) {
     run_dots(p);
     sums();
   } else if (few_rows(p)) {

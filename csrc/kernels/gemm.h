@@ -64,7 +64,7 @@ struct GemmArgs {
   bool fetch = false;              // C lies beyond L2
   bool add_sums = false;           // a_sums holds the sums of earlier blocks of k
   std::int64_t sums_step = 0;      // elements of a_sums from batch (slice of k) to batch
-  // Each unit packs its panel into a slot of its thread, as the only one to read it.
+  // Each thread packs the panels of its units into a slot of its own: nobody waits for anybody.
   char* slots = nullptr;
   std::int64_t slot_bytes = 0;
   int (*slot)() = nullptr;
@@ -85,9 +85,10 @@ struct GemmPackArgs {
 // gemm_combine adds the slices of k in order: units are rows of C. p.a holds the partial sums, its
 // batch_step from slice to slice; p.batches is the number of slices.
 HOTLOOP_KERNEL(gemm_pack, GemmPackArgs)
-HOTLOOP_KERNEL(gemm_tiles, GemmArgs)  // units: batch, row block, column block (the fastest)
-HOTLOOP_KERNEL(gemm_dots, GemmArgs)   // rows of A and of B^T contiguous in k; units as above
-HOTLOOP_KERNEL(gemm_rows, GemmArgs)   // m <= 16, rows of B contiguous; units: batch, column block
+// units: batch, row block, column block (the fastest); with slots column block, row block
+HOTLOOP_KERNEL(gemm_tiles, GemmArgs)
+HOTLOOP_KERNEL(gemm_dots, GemmArgs)  // rows of A and of B^T contiguous in k; units as above
+HOTLOOP_KERNEL(gemm_rows, GemmArgs)  // m <= 16, rows of B contiguous; units: batch, column block
 HOTLOOP_KERNEL(gemm_combine, GemmArgs)
 
 // Sums over the rows of A (m x n): c[j] = sum over i; units are blocks of kColumnSumBlock columns.

@@ -1,8 +1,8 @@
 // Products with few rows, where B is read once and its bandwidth decides: dots (B^T row-major: sums
 // over k in lanes) and rows (B row-major: sums over k in memory that stays in L1); the sum over
 // slices of k; sums of columns.
+#include "engines/dots.h"
 #include "engines/gemm_epilogue.h"
-#include "engines/transpose.h"
 #include "kernels/gemm.h"
 
 namespace hotloop::HOTLOOP_LEVEL {
@@ -12,95 +12,18 @@ using simd::Vec;
 
 // ---- dots: c[i][j] = a[i] . b[j], both contiguous ----------------------------------------------
 
-// Adds up the lanes of as many vectors as there are lanes: lane l of row[0] becomes the sum of
-// row[l]. Three instructions for a sum instead of eight.
-template <int Step, class T>
-HOTLOOP_SIMD void add_lanes(Vec<T> (&row)[Vec<T>::lanes]) {
-  using V = Vec<T>;
-  using Lanes = typename MakeLanes<V::lanes>::type;
-  if constexpr (Step < V::lanes) {
-#pragma GCC unroll 16
-    for (int i = 0; i < V::lanes; ++i) {
-      if (i % (2 * Step)) continue;
-      const V upper = row[i];
-      const V lower = row[i + Step];
-      row[i] =
-          exchange_upper<Step>(upper, lower, Lanes{}) + exchange_lower<Step>(upper, lower, Lanes{});
-    }
-    add_lanes<2 * Step, T>(row);
-  }
-}
-
-template <class T, int Rows, int Columns>
-void dot_loop(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, std::int64_t depth,
-              bool more, T* sums) {
-  using V = Vec<T>;
-  V sum[Rows][Columns];
-#pragma GCC unroll 4
-  for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < Columns; ++j) sum[i][j] = simd::zero<T>();
-  }
-  // One row of A: bandwidth decides, and the next rows of B are asked for meanwhile.
-  const T* ahead = Rows == 1 && more ? b + Columns * b_step : b;
-  std::int64_t at = 0;
-  for (; at + V::lanes <= depth; at += V::lanes) {
-    if (Rows == 1 && Columns > 1) {
-#pragma GCC unroll 4
-      for (int j = 0; j < Columns; ++j) __builtin_prefetch(ahead + j * b_step + at, 0, 2);
-    }
-    V bv[Columns];
-#pragma GCC unroll 4
-    for (int j = 0; j < Columns; ++j) bv[j] = simd::load(b + j * b_step + at);
-#pragma GCC unroll 4
-    for (int i = 0; i < Rows; ++i) {
-      const V av = simd::load(a + i * a_step + at);
-#pragma GCC unroll 4
-      for (int j = 0; j < Columns; ++j) sum[i][j] = simd::fma(av, bv[j], sum[i][j]);
-    }
-  }
-  if (at < depth) {
-    const int some = static_cast<int>(depth - at);
-    V bv[Columns];
-#pragma GCC unroll 4
-    for (int j = 0; j < Columns; ++j) bv[j] = simd::load_n(b + j * b_step + at, some);
-#pragma GCC unroll 4
-    for (int i = 0; i < Rows; ++i) {
-      const V av = simd::load_n(a + i * a_step + at, some);
-#pragma GCC unroll 4
-      for (int j = 0; j < Columns; ++j) sum[i][j] = simd::fma(av, bv[j], sum[i][j]);
-    }
-  }
-  if constexpr (Rows * Columns % V::lanes == 0) {
-    constexpr int kRows = V::lanes / Columns > 0 ? V::lanes / Columns : 1;
-    if constexpr (kRows * Columns == V::lanes) {
-#pragma GCC unroll 4
-      for (int first = 0; first < Rows; first += kRows) {
-        V row[V::lanes];
-#pragma GCC unroll 4
-        for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-          for (int j = 0; j < Columns; ++j) row[i * Columns + j] = sum[first + i][j];
-        }
-        add_lanes<1, T>(row);
-        simd::store(sums + first * Columns, row[0]);
-      }
-      return;
-    }
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < Columns; ++j) sums[i * Columns + j] = simd::reduce_add(sum[i][j]);
-  }
-}
-
 template <class T>
 using DotLoop = void (*)(const T*, std::int64_t, const T*, std::int64_t, std::int64_t, bool, T*);
 
 // AVX2 and generic have 16 registers: 2x4 sums, 4 of b and one of a.
 constexpr int kDotRows = simd::kBytes == 64 ? 4 : 2;
 constexpr int kDotColumns = 4;
+
+// A single row with as many columns as there are lanes: one sum of lanes for all of them. Not where
+// the rows of B are far apart: sixteen of them fall onto the same places of L1.
+template <class T>
+constexpr int kWideDots = Vec<T>::lanes;
+constexpr std::int64_t kWideDepth = 1024;
 
 template <class T, int Columns>
 inline DotLoop<T> dot_loop_for(std::int64_t rows) {
@@ -114,6 +37,7 @@ inline DotLoop<T> dot_loop_for(std::int64_t rows) {
 
 template <class T>
 void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
+  using V = Vec<T>;
   const GemmProblem& p = g.p;
   const T alpha = static_cast<T>(p.alpha), beta = static_cast<T>(p.beta);
   const T* bias = static_cast<const T*>(p.bias);
@@ -122,7 +46,18 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     const std::int64_t batch = unit / g.column_blocks;
     const std::int64_t first = block * g.column_block;
     const std::int64_t past = least(first + g.column_block, p.n);
+    const bool wide_dots = p.m == 1 && p.k <= kWideDepth && kWideDots<T> > kDotColumns;
     for (std::int64_t j = first; j < past;) {
+      if (wide_dots && past - j >= kWideDots<T>) {
+        const V sum = dot_lanes<T, 1, kWideDots<T>>(element<T>(p.a, batch, 0, 0), 0,
+                                                    element<T>(p.b, batch, 0, j), p.b.column_step,
+                                                    p.k, j + 2 * kWideDots<T> <= p.n);
+        T* c = element<T>(p.c, batch, 0, j);
+        const T* d = beta != T(0) ? element<T>(p.d, batch, 0, j) : c;
+        simd::store(c, finish_sum<T>(p, sum, d, j, kWideDots<T>));
+        j += kWideDots<T>;
+        continue;
+      }
       // Two or three columns at the end go with those before them, which are not written again.
       std::int64_t known = 0;
       if (past - j < kDotColumns && past - j > 1 && past - first >= kDotColumns) {

@@ -1,0 +1,136 @@
+// Dot products of rows of A with rows of B^T, all contiguous: the sums run in lanes, which are
+// added up at the end. What few rows and few columns of a product are made of.
+#pragma once
+
+#include "engines/transpose.h"
+#include "simd/simd.h"
+
+namespace hotloop::HOTLOOP_LEVEL {
+namespace {
+
+using simd::Vec;
+
+// Adds up the lanes of as many vectors as there are lanes: lane l of row[0] becomes the sum of
+// row[l]. Three instructions for a sum instead of eight.
+template <int Step, class T>
+HOTLOOP_SIMD void add_lanes(Vec<T> (&row)[Vec<T>::lanes]) {
+  using V = Vec<T>;
+  using Lanes = typename MakeLanes<V::lanes>::type;
+  if constexpr (Step < V::lanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < V::lanes; ++i) {
+      if (i % (2 * Step)) continue;
+      const V upper = row[i];
+      const V lower = row[i + Step];
+      row[i] =
+          exchange_upper<Step>(upper, lower, Lanes{}) + exchange_lower<Step>(upper, lower, Lanes{});
+    }
+    add_lanes<2 * Step, T>(row);
+  }
+}
+
+// sum[i][j] = the lanes of a[i] . b[j] over `depth` terms.
+template <class T, int Rows, int Columns>
+HOTLOOP_SIMD void dot_sums(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step,
+                           std::int64_t depth, bool more, Vec<T> (&sum)[Rows][Columns]) {
+  using V = Vec<T>;
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < Columns; ++j) sum[i][j] = simd::zero<T>();
+  }
+  // One row of A: bandwidth decides, and the next rows of B are asked for meanwhile.
+  const T* ahead = Rows == 1 && more ? b + Columns * b_step : b;
+  std::int64_t at = 0;
+  for (; at + V::lanes <= depth; at += V::lanes) {
+    if constexpr (Rows == 1) {
+      const V av = simd::load(a + at);
+#pragma GCC unroll 16
+      for (int j = 0; j < Columns; ++j) {
+        if (Columns > 1) __builtin_prefetch(ahead + j * b_step + at, 0, 2);
+        sum[0][j] = simd::fma(av, simd::load(b + j * b_step + at), sum[0][j]);
+      }
+      continue;
+    }
+    V bv[Columns];
+#pragma GCC unroll 16
+    for (int j = 0; j < Columns; ++j) bv[j] = simd::load(b + j * b_step + at);
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+      const V av = simd::load(a + i * a_step + at);
+#pragma GCC unroll 16
+      for (int j = 0; j < Columns; ++j) sum[i][j] = simd::fma(av, bv[j], sum[i][j]);
+    }
+  }
+  if (at < depth) {
+    const int some = static_cast<int>(depth - at);
+    if constexpr (Rows == 1) {
+      const V av = simd::load_n(a + at, some);
+#pragma GCC unroll 16
+      for (int j = 0; j < Columns; ++j) {
+        sum[0][j] = simd::fma(av, simd::load_n(b + j * b_step + at, some), sum[0][j]);
+      }
+      return;
+    }
+    V bv[Columns];
+#pragma GCC unroll 16
+    for (int j = 0; j < Columns; ++j) bv[j] = simd::load_n(b + j * b_step + at, some);
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+      const V av = simd::load_n(a + i * a_step + at, some);
+#pragma GCC unroll 16
+      for (int j = 0; j < Columns; ++j) sum[i][j] = simd::fma(av, bv[j], sum[i][j]);
+    }
+  }
+}
+
+// As many dot products as there are lanes: a vector of them, row by row.
+template <class T, int Rows, int Columns>
+[[gnu::noinline]] Vec<T> dot_lanes(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step,
+                                   std::int64_t depth, bool more) {
+  using V = Vec<T>;
+  static_assert(Rows * Columns == V::lanes);
+  V sum[Rows][Columns];
+  dot_sums<T, Rows, Columns>(a, a_step, b, b_step, depth, more, sum);
+  V row[V::lanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < Columns; ++j) row[i * Columns + j] = sum[i][j];
+  }
+  add_lanes<1, T>(row);
+  return row[0];
+}
+
+template <class T, int Rows, int Columns>
+void dot_loop(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, std::int64_t depth,
+              bool more, T* sums) {
+  using V = Vec<T>;
+  V sum[Rows][Columns];
+  dot_sums<T, Rows, Columns>(a, a_step, b, b_step, depth, more, sum);
+  if constexpr (Rows * Columns % V::lanes == 0) {
+    constexpr int kRows = V::lanes / Columns > 0 ? V::lanes / Columns : 1;
+    if constexpr (kRows * Columns == V::lanes) {
+#pragma GCC unroll 16
+      for (int first = 0; first < Rows; first += kRows) {
+        V row[V::lanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
+          for (int j = 0; j < Columns; ++j) row[i * Columns + j] = sum[first + i][j];
+        }
+        add_lanes<1, T>(row);
+        simd::store(sums + first * Columns, row[0]);
+      }
+      return;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < Columns; ++j) sums[i * Columns + j] = simd::reduce_add(sum[i][j]);
+  }
+}
+
+}  // namespace
+}  // namespace hotloop::HOTLOOP_LEVEL
