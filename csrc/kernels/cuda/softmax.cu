@@ -54,7 +54,7 @@ __device__ __forceinline__ void backward_row(const SoftmaxArgs& args, Row& row, 
 }
 
 template <class T, class Row, class Team, bool kBackward>
-__global__ void __launch_bounds__(kTeam)
+__global__ void __launch_bounds__(kTeam, 1)
     softmax_rows(const __grid_constant__ SoftmaxArgs args, std::int64_t rows) {
   __shared__ T shared[Team::shared_size];
   const Team team{shared};
