@@ -44,8 +44,7 @@ std::string no_devices(const CudaApi& api, int code) {
     return "CUDA finds no NVIDIA driver, or one too old for this build of hotloop";
   }
   if (code == 0 || code == kNoDevice) return "CUDA finds no GPU";
-  return std::string("CUDA failed: ") + api.error_name(code) + " (" +
-         api.error_text(code) + ")";
+  return std::string("CUDA failed: ") + api.error_name(code) + " (" + api.error_text(code) + ")";
 }
 
 const Library* open_library() {
