@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 
 import numpy as np
 
 I32, I64, F64, PTR = ctypes.c_int32, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 DIMS = 16
+# The sanitizers' run: every access of every thread is checked, which takes its time.
+SMALL = bool(os.environ.get("HOTLOOP_SMALL"))
+MOST = 1500 if SMALL else 1 << 60
+
+
+def small(elements: int) -> bool:
+    """Whether a case of that many elements is to be run."""
+    return elements <= MOST
 
 
 def dtype_code(array: np.ndarray) -> int:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 import reference
 from cuda_args import (
+    SMALL,
     NormArgs,
     NormRunningArgs,
     NormStrides,
     RowNormArgs,
     dtype_code,
     pointer,
+    small,
     steps,
 )
 from emulated import ORDERS, call, kernels, poisoned, thread_order, workspace
@@ -72,6 +76,7 @@ CASES = [
     ((3, 24, 20), "sample", 6),
     ((2, 6, 7), "sample", 6),
 ]
+CASES = [case for case in CASES if small(math.prod(case[0]) // 2)]
 
 
 @pytest.mark.parametrize("last", [True, False], ids=["last", "first"])
@@ -155,6 +160,7 @@ def test_running_statistics(rng, dtype):
     reference.assert_close(dx, x / np.sqrt(want[1] + EPS)[:, None], 16)
 
 
+@pytest.mark.skipif(SMALL, reason="long")
 def test_the_variance_of_far_numbers(rng):
     x = in_order((1e4 + rng.standard_normal((2, 5, 3000))).astype(np.float32), True)
     moments = poisoned((2, 5), np.float64)
@@ -168,6 +174,7 @@ def test_the_variance_of_far_numbers(rng):
 
 
 ROWS = [(1, 1), (9, 10), (3, 132), (5, 1024), (2, 1030), (2, 3000), (1, 9001)]
+ROWS = [case for case in ROWS if small(math.prod(case))]
 
 
 @pytest.mark.parametrize(("rows", "n"), ROWS)
@@ -240,6 +247,7 @@ def test_rows_with_strides_and_without_weights(rng):
     reference.assert_close(y, want, 16)
 
 
+@pytest.mark.skipif(SMALL, reason="long")
 def test_far_rows(rng):
     x = (1e4 + rng.standard_normal((2, 20_000))).astype(np.float32)
     y = poisoned(x.shape, np.float32)
