@@ -13,11 +13,11 @@ README = Path(__file__).parent.parent / "README.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
 
 
-def test_there_are_two_programs():
-    assert len(PROGRAMS) == 2
+def test_there_are_three_programs():
+    assert len(PROGRAMS) == 3
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["training", "kernels"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=["training", "kernels", "device"])
 def test_a_program_runs(program, tmp_path):
     if "sklearn" in program:
         pytest.importorskip("sklearn")

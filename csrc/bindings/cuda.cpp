@@ -8,8 +8,6 @@ namespace hotloop {
 
 namespace {
 
-PyTypeObject* device_type = nullptr;
-
 py::tuple as_tuple(const Shape& values) {
   py::tuple items(values.size());
   for (std::size_t i = 0; i < values.size(); ++i) items[i] = py::int_(values[i]);
@@ -190,7 +188,7 @@ void synchronize(int device) {
 
 void bind_array(py::module_& m) {
   py::class_<DeviceArray> type(m, "DeviceArray");
-  device_type = reinterpret_cast<PyTypeObject*>(type.ptr());
+  device_array_type = reinterpret_cast<PyTypeObject*>(type.ptr());
   type.def_property_readonly("shape", [](const DeviceArray& a) { return as_tuple(a.shape); })
       .def_property_readonly("strides", [](const DeviceArray& a) { return as_tuple(a.strides); })
       .def_property_readonly("dtype", [](const DeviceArray& a) { return a.dtype; })
@@ -237,8 +235,9 @@ void bind_array(py::module_& m) {
 
 }  // namespace
 
-DeviceArray* as_device_array(py::handle object) {
-  if (!object || Py_TYPE(object.ptr()) != device_type) return nullptr;
+PyTypeObject* device_array_type = nullptr;
+
+DeviceArray* device_array_of(py::handle object) {
   return object.cast<DeviceArray*>();
 }
 

@@ -33,8 +33,13 @@ struct DeviceArray {
   bool dense() const;  // C order without gaps
 };
 
+extern PyTypeObject* device_array_type;
+DeviceArray* device_array_of(py::handle object);
 // The array behind the object, or null.
-DeviceArray* as_device_array(py::handle object);
+inline DeviceArray* as_device_array(py::handle object) {
+  if (!object || Py_TYPE(object.ptr()) != device_array_type) return nullptr;
+  return device_array_of(object);
+}
 // Fresh memory (uninitialized); strides in elements, empty for C order.
 py::object new_device_array(const char* op, int device, const py::dtype& dtype, const Shape& shape,
                             const Shape& strides = {});
@@ -91,6 +96,7 @@ class Call {
   const char* op_;
   const char* first_ = nullptr;
   int device_ = kNowhere;
+  Call** slot_;  // the thread's current call
   Call* outer_;
 };
 

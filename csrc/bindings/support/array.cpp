@@ -282,7 +282,8 @@ Array input(const char* op, const char* name, py::handle object, DTypes allowed)
   require_array(op, name, object, &array.dtype, allowed);
   const bool addressable = is_addressable(object, &array);
   array.owner = py::reinterpret_borrow<py::object>(object);
-  return addressable ? array : packed(array);
+  if (!addressable) return packed(array);
+  return array;
 }
 
 Array flags_input(const char* op, const char* name, py::handle object) {

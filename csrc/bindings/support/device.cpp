@@ -209,11 +209,11 @@ DeviceScratch::~DeviceScratch() {
   if (pointer_) api_->release(device_, pointer_);
 }
 
-Call::Call(const char* op) : op_(op), outer_(call_of_thread) {
-  call_of_thread = this;
+Call::Call(const char* op) : op_(op), slot_(&call_of_thread), outer_(*slot_) {
+  *slot_ = this;
 }
 Call::~Call() {
-  call_of_thread = outer_;
+  *slot_ = outer_;
 }
 Call* Call::current() {
   return call_of_thread;

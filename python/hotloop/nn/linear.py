@@ -52,7 +52,8 @@ def packed_weights(model: Module) -> Iterator[None]:
     goes back to it; at the end all copies are dropped.
     """
     linear = (module for module in model.modules() if isinstance(module, Linear))
-    layers = [layer for layer in linear if not layer._is_packed()]  # frozen ones keep theirs
+    # Frozen ones keep theirs; on a GPU nothing is packed.
+    layers = [layer for layer in linear if not (layer._is_packed() or layer.weight.is_cuda)]
     try:
         for layer in layers:
             layer._keep_copies()

@@ -38,7 +38,7 @@ def _order(
             if isinstance(b, Value):
                 if is_float(b._data) and a._data.dtype == b._data.dtype:
                     return wrap(kernel(a._data, b._data))
-            elif type(b) is float:
+            elif type(b) is float or (type(b) is int and a.is_cuda):
                 return wrap(kernel(a._data, b))
         return _compare(op, function, a, b)
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from .. import kernels
 from .._core import DTypeError, ShapeError
-from ..autograd import Value, is_grad_enabled, mark_written
+from ..autograd import Value, is_grad_enabled, mark_written, wrap
+from ..device_array import beside
 from . import arithmetic
 from .common import Array, Operand, Scalar, constant, is_float
 from .shape import plain_index
@@ -61,6 +62,10 @@ def _apply(op: str, function: Callable[..., Any], a: Tensor, other: Operand) -> 
         _KERNELS[function](a._data, other, out=a._data)
         mark_written(a)
         return a
+    if a.is_cuda:
+        _KERNELS[function](a._data, _operand(op, a, other), out=a._data)
+        mark_written(a)
+        return a
     with np.errstate(all="ignore"):
         function(a._data, _operand(op, a, other), out=a._data)
     mark_written(a)
@@ -78,7 +83,8 @@ def add_(a: Tensor, other: Operand, alpha: Scalar = 1) -> Tensor:
     if alpha != 1:
         _check("add_", a, other)
         data = _operand("add_", a, other)
-        other = data * constant("add_", alpha, data.dtype)._data
+        factor = constant("add_", alpha, data.dtype)._data
+        other = wrap(kernels.mul(data, float(factor))) if a.is_cuda else data * factor
     return _apply("add_", np.add, a, other)
 
 
@@ -117,6 +123,7 @@ def copy_(a: Tensor, source: Tensor | Array) -> Tensor:
     """Takes source's elements, broadcast and converted to a's dtype."""
     _check("copy_", a, source)
     data = source._data if isinstance(source, Value) else np.asarray(source)
+    data = beside(data, a._data)
     try:
         np.copyto(a._data, data, casting="unsafe")
     except ValueError:

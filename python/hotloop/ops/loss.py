@@ -10,7 +10,7 @@ import numpy as np
 from .. import kernels
 from .._core import DTypeError, ShapeError
 from ..autograd import Node, Value, record, recording, wrap
-from .common import Array, is_float, operands, tensor_of
+from .common import Array, as_array, is_float, operands, tensor_of
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -56,8 +56,8 @@ def _pair(
     if recording(x, y):
         loss, gradient = with_grad(xa, ya, reduction=reduction, **options)
         backward = _symmetric_backward if symmetric else _pair_backward
-        return record(np.asarray(loss), backward, (x, y) if symmetric else (x,), (gradient,))
-    return wrap(np.asarray(kernel(xa, ya, reduction=reduction, **options)))
+        return record(as_array(loss), backward, (x, y) if symmetric else (x,), (gradient,))
+    return wrap(as_array(kernel(xa, ya, reduction=reduction, **options)))
 
 
 def _pair_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
@@ -219,8 +219,8 @@ def cross_entropy(
     }
     if recording(x):
         loss, gradient = kernels.cross_entropy_with_grad(x._data, labels, **options)
-        return record(np.asarray(loss), _rows_backward, (x,), (gradient,))
-    return wrap(np.asarray(kernels.cross_entropy(x._data, labels, **options)))
+        return record(as_array(loss), _rows_backward, (x,), (gradient,))
+    return wrap(as_array(kernels.cross_entropy(x._data, labels, **options)))
 
 
 def nll_loss(
@@ -237,8 +237,8 @@ def nll_loss(
     options = {"weight": _factor(weight), "reduction": reduction, "ignore_index": ignore_index}
     if recording(x):
         loss, gradient = kernels.nll_loss_with_grad(x._data, labels, **options)
-        return record(np.asarray(loss), _rows_backward, (x,), (gradient,))
-    return wrap(np.asarray(kernels.nll_loss(x._data, labels, **options)))
+        return record(as_array(loss), _rows_backward, (x,), (gradient,))
+    return wrap(as_array(kernels.nll_loss(x._data, labels, **options)))
 
 
 def _labels(op: str, target: Tensor | Array) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from .. import kernels
 from .._core import DTypeError, ShapeError
 from ..autograd import Node, record, recording, wrap
-from .common import Array, Axes, axes_of, axis_of, is_float
+from .common import Array, Axes, as_array, axes_of, axis_of, is_float
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -39,7 +39,7 @@ def sum(a: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     data = a._data
     axes = axes_of("sum", dim, data.ndim)
     if is_float(data):
-        out = np.asarray(kernels.sum(data, axis=axes, keepdims=keepdim))
+        out = as_array(kernels.sum(data, axis=axes, keepdims=keepdim))
     else:
         out = np.asarray(np.sum(data, axis=axes, keepdims=keepdim, dtype=np.int64))
     if recording(a):
@@ -58,7 +58,7 @@ def mean(a: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     if not is_float(data):
         raise DTypeError(f"mean: a float tensor is expected, got {data.dtype}; call .float() first")
     axes = axes_of("mean", dim, data.ndim)
-    out = np.asarray(kernels.mean(data, axis=axes, keepdims=keepdim))
+    out = as_array(kernels.mean(data, axis=axes, keepdims=keepdim))
     if recording(a):
         return record(out, _mean_backward, (a,), (data.shape, axes))
     return wrap(out)
@@ -67,7 +67,7 @@ def mean(a: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
 def _mean_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
     shape, axes = node.saved
     count = math.prod(shape[axis] for axis in axes)
-    scaled = np.asarray(dy / dy.dtype.type(count)) if count else dy
+    scaled = kernels.div(dy, count) if count else dy
     return (_spread(scaled, shape, axes),)
 
 
@@ -90,7 +90,7 @@ def _extremum(op: str, a: Tensor, dim: int | None, keepdim: bool) -> Any:
         if data.size == 0:
             raise ShapeError(f"{op}: at least one element is expected, got shape {data.shape}")
         if is_float(data):
-            out = np.asarray(kernels.max(data) if op == "max" else kernels.min(data))
+            out = as_array(kernels.max(data) if op == "max" else kernels.min(data))
         else:
             out = np.asarray(data.max() if op == "max" else data.min())
         if recording(a):
@@ -133,7 +133,7 @@ def _arg(op: str, a: Tensor, dim: int | None, keepdim: bool) -> Array:
         axis = None
     if is_float(data):
         found = kernels.argmax if op.endswith("max") else kernels.argmin
-        return np.asarray(found(data, axis, keepdims=keepdim))
+        return as_array(found(data, axis, keepdims=keepdim))
     if op.endswith("max"):
         return np.asarray(np.argmax(data, axis=axis, keepdims=keepdim))
     return np.asarray(np.argmin(data, axis=axis, keepdims=keepdim))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hotloop import kernels
-from hotloop.creation import from_numpy
+from hotloop.autograd import wrap
 from hotloop.optim.optimizer import Array, Optimizer, ParamsLike, plain
 
 __all__ = ["Adagrad"]
@@ -73,7 +73,7 @@ class Adagrad(Optimizer):
     ) -> list[Array]:
         if state.get("sum") is None:
             start = group["initial_accumulator_value"]
-            state["sum"] = from_numpy(np.full_like(data, start, order="C"))
+            state["sum"] = wrap(np.full_like(data, start, order="C"))
         return super()._state_arrays(state, data, group, names)
 
     def _update(

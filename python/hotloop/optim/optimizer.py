@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from hotloop import kernels
-from hotloop.autograd import enable_grad, mark_written
-from hotloop.creation import from_numpy
+from hotloop.autograd import enable_grad, mark_written, wrap
+from hotloop.device_array import beside
 from hotloop.tensor import Tensor
 
 __all__ = ["Optimizer", "ParamsLike", "plain"]
@@ -212,7 +212,7 @@ class Optimizer:
         for name in names:
             slot = state.get(name)
             if slot is None:
-                slot = state[name] = from_numpy(np.zeros_like(data, order="C"))
+                slot = state[name] = wrap(np.zeros_like(data, order="C"))
             arrays.append(slot._data)
         return arrays
 
@@ -312,13 +312,14 @@ class Optimizer:
             value = saved.get(name)
             if value is None:
                 continue
-            array = np.asarray(value.detach().numpy() if hasattr(value, "detach") else value)
+            array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
             if array.shape != tuple(param.shape):
                 raise ValueError(
                     f"{self._name}: {name} must have the parameter's shape {tuple(param.shape)}, "
                     f"got {array.shape}; was the model built with other sizes?"
                 )
-            state[name] = from_numpy(np.array(array, dtype=param._data.dtype, order="C"))
+            copied = np.array(array, dtype=param._data.dtype, order="C")
+            state[name] = wrap(beside(copied, param._data))
         return state
 
     def __repr__(self) -> str:

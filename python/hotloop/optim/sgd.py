@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hotloop import kernels
-from hotloop.creation import from_numpy
+from hotloop.autograd import wrap
 from hotloop.optim.optimizer import Array, Optimizer, ParamsLike, plain
 
 __all__ = ["SGD"]
@@ -77,7 +77,7 @@ class SGD(Optimizer):
             state["step"] = 0
             return []
         if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = from_numpy(np.zeros_like(data, order="C"))
+            state["momentum_buffer"] = wrap(np.zeros_like(data, order="C"))
             state["step"] = 0
         return [state["momentum_buffer"]._data]
 
