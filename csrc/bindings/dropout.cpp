@@ -41,7 +41,8 @@ py::object apply(const char* op, const char* name, py::handle x_object, double p
                          key.seed,
                          key.stream,
                          static_cast<std::uint64_t>(std::ceil(p * 0x1p32)),
-                         survives > 0 ? 1.0 / survives : 0.0};
+                         survives > 0 ? 1.0 / survives : 0.0,
+                         nullptr};
   run(dropout_apply_kernel(), args,
       {.units = (x.size + kRandomUnit - 1) / kRandomUnit,
        .grain = kGrain,
