@@ -1,0 +1,330 @@
+#include "bindings/optimizer_call.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+
+#include "bindings/params.h"
+
+namespace hotloop {
+
+void bad_value(const char* op, const char* name, const char* must, double got) {
+  char number[32];
+  std::snprintf(number, sizeof number, "%g", got);
+  throw std::invalid_argument(std::string(op) + ": " + name + " must be " + must + ", got " +
+                              number);
+}
+
+double scalar(const char* op, const char* name, py::handle object) {
+  if (PyFloat_CheckExact(object.ptr())) return PyFloat_AS_DOUBLE(object.ptr());
+  if (py::isinstance<py::array>(object)) {
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    if (array.ndim() != 0) {
+      throw ShapeError(std::string(op) + ": " + name + " must be a number or a 0-d array, got " +
+                       std::to_string(array.ndim()) + " axes; index it with [()] or [0]");
+    }
+  }
+  const double value = PyFloat_AsDouble(object.ptr());
+  if (value == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw DTypeError(std::string(op) + ": " + name + " must be a number or a 0-d array, got " +
+                     type_text(object));
+  }
+  return value;
+}
+
+double at_least_zero(const char* op, const char* name, py::handle object) {
+  const double value = scalar(op, name, object);
+  if (!(value >= 0.0)) bad_value(op, name, "at least 0", value);
+  return value;
+}
+
+double step_number(const char* op, py::handle object) {
+  const double value = scalar(op, "step", object);
+  if (!(value >= 1.0) || value != std::floor(value)) {
+    bad_value(op, "step", "a whole number that counts from 1", value);
+  }
+  return value;
+}
+
+double fraction(const char* op, const char* name, py::handle object) {
+  const double value = scalar(op, name, object);
+  if (!(value >= 0.0 && value < 1.0)) bad_value(op, name, "in [0, 1)", value);
+  return value;
+}
+
+double clipping(double norm, double most) {
+  const double factor = most / (norm + 1e-6);
+  return factor > 1.0 ? 1.0 : factor;
+}
+
+namespace {
+
+constexpr std::int64_t kHeavyGrain = 4, kLightGrain = 8;  // blocks: about 10 microseconds in cache
+
+void read_slot(const char* op, OptimizerSlot& slot, py::handle object) {
+  slot.is_list = PyList_Check(object.ptr()) || PyTuple_Check(object.ptr());
+  if (!slot.is_list) {
+    slot.arrays.push_back(slot.written ? in_place(op, slot.name, object)
+                                       : input(op, slot.name, object));
+    return;
+  }
+  const auto items = py::reinterpret_borrow<py::sequence>(object);
+  const std::size_t count = items.size();
+  slot.arrays.reserve(count);
+  const auto read = [&](const char* label, py::handle item) {
+    slot.arrays.push_back(slot.written ? in_place(op, label, item) : input(op, label, item));
+  };
+  for (std::size_t i = 0; i < count; ++i) {
+    const py::object item = items[i];
+    try {
+      read(slot.name, item);
+    } catch (const std::exception&) {  // once more, for a message that says which
+      read(slot.label(i).c_str(), item);
+    }
+  }
+}
+
+// Every slot holds as many arrays as the first, of the same shapes and dtypes.
+void require_same(const char* op, const std::vector<OptimizerSlot>& slots) {
+  const OptimizerSlot& params = slots[0];
+  for (std::size_t s = 1; s < slots.size(); ++s) {
+    const OptimizerSlot& slot = slots[s];
+    if (slot.arrays.size() != params.arrays.size()) {
+      throw ShapeError(std::string(op) + ": " + slot.name + " must hold as many arrays as " +
+                       params.name + ", got " + std::to_string(slot.arrays.size()) + " and " +
+                       std::to_string(params.arrays.size()));
+    }
+    for (std::size_t i = 0; i < params.arrays.size(); ++i) {
+      const Array &a = params.arrays[i], &b = slot.arrays[i];
+      bool same = a.ndim == b.ndim;
+      for (int axis = 0; same && axis < a.ndim; ++axis) same = a.shape(axis) == b.shape(axis);
+      if (!same) require_shape(op, slot.label(i).c_str(), b, a.shape_vector());
+      if (a.dtype != b.dtype) {
+        same_dtype(op, params.label(i).c_str(), a, slot.label(i).c_str(), b);
+      }
+    }
+  }
+}
+
+// No array that is written may share memory with any other. Extents are compared in one sorted
+// sweep; only where they cross is the exact question asked of every pair.
+void require_disjoint(const char* op, const std::vector<OptimizerSlot>& slots) {
+  struct Extent {
+    std::intptr_t low, high;
+    bool written;
+  };
+  std::vector<Extent> extents;
+  extents.reserve(slots.size() * slots[0].arrays.size());
+  for (const OptimizerSlot& slot : slots) {
+    for (const Array& array : slot.arrays) {
+      if (array.size == 0) continue;
+      std::int64_t below = 0, above = 0;
+      for (int axis = 0; axis < array.ndim; ++axis) {
+        const std::int64_t reach = array.stride(axis) * (array.shape(axis) - 1);
+        (reach < 0 ? below : above) += reach;
+      }
+      const std::int64_t item = item_size(array.dtype);
+      const auto base = reinterpret_cast<std::intptr_t>(array.data);
+      extents.push_back({base + below * item, base + (above + 1) * item, slot.written});
+    }
+  }
+  std::sort(extents.begin(), extents.end(),
+            [](const Extent& a, const Extent& b) { return a.low < b.low; });
+  std::intptr_t end = INTPTR_MIN, written_end = INTPTR_MIN;
+  bool crossing = false;
+  for (const Extent& extent : extents) {
+    crossing = crossing || extent.low < (extent.written ? end : written_end);
+    if (extent.high > end) end = extent.high;
+    if (extent.written && extent.high > written_end) written_end = extent.high;
+  }
+  if (!crossing) return;
+  for (const OptimizerSlot& slot : slots) {
+    for (std::size_t i = 0; slot.written && i < slot.arrays.size(); ++i) {
+      for (const OptimizerSlot& other : slots) {
+        for (std::size_t j = 0; j < other.arrays.size(); ++j) {
+          if (&slot == &other && i == j) continue;
+          no_overlap(op, slot.label(i).c_str(), slot.arrays[i].owner, other.label(j).c_str(),
+                     other.arrays[j]);
+        }
+      }
+    }
+  }
+}
+
+struct RuleShape {
+  std::size_t arrays;
+  unsigned written;
+};
+
+RuleShape shape_of(OptimizerRule rule) {
+  switch (rule) {
+#define HOTLOOP_RULE_SHAPE(name, arrays, written) \
+  case OptimizerRule::name:                       \
+    return {arrays, written};
+    HOTLOOP_OPTIMIZER_RULES(HOTLOOP_RULE_SHAPE)
+#undef HOTLOOP_RULE_SHAPE
+  }
+  return {0, 0};
+}
+
+}  // namespace
+
+TensorList::TensorList(const char* op, const std::vector<OptimizerSlot>& slots, DType dtype) {
+  const std::size_t count = slots[0].arrays.size();
+  tensors_.reserve(count);
+  axes_.reserve(count);  // the tensors point into it
+  for (std::size_t i = 0; i < count; ++i) {
+    if (slots[0].arrays[i].dtype == dtype && slots[0].arrays[i].size > 0) add(op, slots, i);
+  }
+}
+
+std::vector<OptimizerTensor> TensorList::of_array(std::size_t k) const {
+  std::vector<OptimizerTensor> alone = tensors_;
+  for (OptimizerTensor& tensor : alone) {
+    tensor.array[0] = tensor.array[k];
+    tensor.strides[0] = tensor.strides[k];
+    if (tensor.ndim == 1) tensor.dense = tensor.strides[0][0] == 1;
+  }
+  return alone;
+}
+
+void TensorList::add(const char* op, const std::vector<OptimizerSlot>& slots, std::size_t i) {
+  const Array& first = slots[0].arrays[i];
+  axes_.emplace_back();
+  Axes& axes = axes_.back();
+  // In the order of the parameter's memory, so that transposed views are dense as well.
+  int order[kMaxDims], ndim = 0;
+  for (int axis = 0; axis < first.ndim; ++axis) {
+    if (first.shape(axis) == 1) continue;
+    int at = ndim++;
+    while (at > 0 && std::abs(first.stride(order[at - 1])) < std::abs(first.stride(axis))) {
+      order[at] = order[at - 1];
+      --at;
+    }
+    order[at] = axis;
+  }
+  int merged = 0;
+  for (int a = 0; a < ndim; ++a) {
+    const int axis = order[a];
+    bool joins = merged > 0;
+    for (std::size_t s = 0; s < slots.size(); ++s) {
+      const std::int64_t stride = slots[s].arrays[i].stride(axis);
+      if (slots[s].written && stride == 0) {
+        throw OutputError(std::string(op) + ": " + slots[s].label(i) +
+                          " is changed in place and must not repeat elements, got a stride of 0 "
+                          "(a broadcast view); pass a copy");
+      }
+      joins = joins && axes.strides[s][merged - 1] == stride * first.shape(axis);
+    }
+    const int target = joins ? merged - 1 : merged++;
+    axes.shape[target] = (joins ? axes.shape[target] : 1) * first.shape(axis);
+    for (std::size_t s = 0; s < slots.size(); ++s) {
+      axes.strides[s][target] = slots[s].arrays[i].stride(axis);
+    }
+  }
+  if (merged == 0) {  // one element
+    axes.shape[0] = 1;
+    for (std::size_t s = 0; s < slots.size(); ++s) axes.strides[s][0] = 1;
+    merged = 1;
+  }
+
+  OptimizerTensor tensor{};
+  tensor.first_unit = units_;
+  tensor.size = first.size;
+  tensor.ndim = merged;
+  tensor.shape = axes.shape;
+  tensor.dense = merged == 1;
+  for (std::size_t s = 0; s < slots.size(); ++s) {
+    tensor.array[s] = slots[s].arrays[i].data;
+    tensor.strides[s] = axes.strides[s];
+    tensor.dense = tensor.dense && axes.strides[s][0] == 1;
+  }
+  tensors_.push_back(tensor);
+  units_ += (first.size + kOptimizerBlock - 1) / kOptimizerBlock;
+}
+
+OptimizerCall::OptimizerCall(const char* op, py::handle params, py::handle grads,
+                             const GradientOptions& options)
+    : OptimizerCall(op) {
+  const double scale = scalar(op, "grad_scale", options.grad_scale);
+  if (scale <= 0.0) bad_value(op, "grad_scale", "above 0", scale);
+  factor_ = (options.maximize ? -1.0 : 1.0) / scale;
+  if (given(options.max_norm)) most_ = at_least_zero(op, "max_norm", options.max_norm);
+  slot("params", params);
+  slot("grads", grads, false);
+}
+
+void OptimizerCall::slot(const char* name, py::handle object, bool written) {
+  slots_.push_back({name, written});
+  read_slot(op_, slots_.back(), object);
+}
+
+void OptimizerCall::check() {
+  require_same(op_, slots_);
+  require_disjoint(op_, slots_);
+  for (const DType dtype : {DType::f32, DType::f64}) lists_.emplace_back(op_, slots_, dtype);
+}
+
+void OptimizerCall::run(OptimizerRule rule, const math::OptimizerScalars<double>& scalars,
+                        double* partials, std::size_t array, std::size_t width) {
+  const RuleShape shape = shape_of(rule);
+  // Every other pass goes backwards, so that it begins with what the pass before has left in the
+  // caches: forwards only, a network a little larger than the last cache finds nothing there.
+  static std::atomic<unsigned> passes{0};
+  const bool from_end = passes.fetch_add(1, std::memory_order_relaxed) % 2 != 0;
+  for (std::size_t i = 0; i < 2; ++i) {
+    TensorList& list = lists_[i];
+    if (list.units() == 0) continue;
+    OptimizerArgs args{};
+    std::vector<OptimizerTensor> alone;
+    args.tensors = list.data();
+    if (array != 0) {
+      alone = list.of_array(array);
+      args.tensors = alone.data();
+    }
+    args.count = list.count();
+    args.dtype = i == 0 ? DType::f32 : DType::f64;
+    args.rule = rule;
+    args.scalars = scalars;
+    args.partials = partials;
+    hotloop::run(optimizer_kernel(), args,
+                 {.units = list.units(),
+                  .grain = shape.arrays > 3 ? kHeavyGrain : kLightGrain,
+                  .interruptible = shape.written == 0,
+                  .from_end = from_end});
+    if (partials) partials += width * static_cast<std::size_t>(list.units());
+  }
+}
+
+double OptimizerCall::norm(OptimizerRule rule, std::size_t array) {
+  std::vector<double> partials(static_cast<std::size_t>(units()));
+  run(rule, {}, partials.data(), array);
+  double total = 0.0;
+  for (const double x : partials) {
+    if (rule == OptimizerRule::largest) {
+      if (x > total || x != x) total = x;
+    } else {
+      total += x;
+    }
+  }
+  return rule == OptimizerRule::sum_squares ? std::sqrt(total) : total;
+}
+
+py::object OptimizerCall::begin(math::OptimizerScalars<double>& scalars) {
+  check();
+  scalars.gradient = factor_;
+  if (most_ < 0.0) return py::none();
+  const double before = norm(OptimizerRule::sum_squares, 1) * std::abs(factor_);
+  scalars.gradient *= clipping(before, most_);
+  return py::float_(before);
+}
+
+py::object OptimizerCall::step(OptimizerRule rule, math::OptimizerScalars<double> scalars) {
+  const py::object result = begin(scalars);
+  run(rule, scalars);
+  return result;
+}
+
+}  // namespace hotloop
