@@ -211,6 +211,25 @@ EVERY_STEP = {
 
 
 @pytest.mark.parametrize("name", EVERY_STEP)
+def test_lr_and_step_are_read_from_arrays_at_each_call(name, rng):
+    kernel, (count, options) = getattr(kernels, name), EVERY_STEP[name]
+    numbers = {key: value for key, value in options.items() if key in ("step", "mu_product")}
+    fixed = {key: value for key, value in options.items() if key not in numbers}
+    got = zeros_and(rng, 50, np.float64, count)
+    want = [a.copy() for a in got]
+    arrays = {key: np.zeros(()) for key in ("lr", "grad_scale", "max_norm", *numbers)}
+    for turn in range(3):
+        now = {"lr": 0.1 / (turn + 1), "grad_scale": 1.0 + turn, "max_norm": 2.0 - turn / 2}
+        now |= {key: value + turn if key == "step" else value for key, value in numbers.items()}
+        for key, value in now.items():
+            arrays[key][...] = value  # changed between the calls, as between recorded steps
+        kernel(*got, **arrays, **fixed)
+        kernel(*want, **now, **fixed)
+        for a, b in zip(got, want):
+            assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("name", EVERY_STEP)
 def test_every_level_layout_and_thread_count_agrees(name, level, dtype, rng):
     kernel, (count, options) = getattr(kernels, name), EVERY_STEP[name]
     shape = (5, 7, 19)

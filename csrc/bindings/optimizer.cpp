@@ -26,7 +26,7 @@ void set_betas(const char* op, math::OptimizerScalars<double>& c, py::handle bet
 py::object sgd_step(py::handle params, py::handle grads, py::handle buffers, py::handle lr,
                     py::handle step_object, py::handle momentum, py::handle dampening,
                     bool nesterov, py::handle weight_decay, py::handle grad_scale, bool maximize,
-                    py::handle max_norm) {
+                    py::handle max_norm, py::handle bf16_params) {
   const char* op = "sgd_step";
   math::OptimizerScalars<double> c{};
   c.lr = at_least_zero(op, "lr", lr);
@@ -46,7 +46,7 @@ py::object sgd_step(py::handle params, py::handle grads, py::handle buffers, py:
     throw std::invalid_argument("sgd_step: momentum " + std::to_string(c.beta1) +
                                 " needs momentum_buffers, got None; pass arrays like params");
   }
-  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm});
+  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   if (with_momentum) call.slot("momentum_buffers", buffers);
   return call.step(with_momentum ? OptimizerRule::momentum : OptimizerRule::sgd, c);
 }
@@ -56,7 +56,7 @@ py::object adam_step(py::handle params, py::handle grads, py::handle exp_avgs,
                      py::handle exp_avg_sqs, py::handle largest, py::handle lr_object,
                      py::handle step_object, py::handle beta1, py::handle beta2, py::handle eps,
                      py::handle weight_decay, py::handle grad_scale, bool maximize,
-                     py::handle max_norm) {
+                     py::handle max_norm, py::handle bf16_params) {
   const char* op = kDecoupled ? "adamw_step" : "adam_step";
   const double lr = at_least_zero(op, "lr", lr_object);
   const double number = step_number(op, step_object);
@@ -66,7 +66,7 @@ py::object adam_step(py::handle params, py::handle grads, py::handle exp_avgs,
   c.lr = lr / (1.0 - std::pow(c.beta1, number));
   c.root_scale = 1.0 / std::sqrt(1.0 - std::pow(c.beta2, number));
   c.eps = at_least_zero(op, "eps", eps);
-  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm});
+  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("exp_avgs", exp_avgs);
   call.slot("exp_avg_sqs", exp_avg_sqs);
   if (given(largest)) call.slot("max_exp_avg_sqs", largest);
@@ -76,14 +76,15 @@ py::object adam_step(py::handle params, py::handle grads, py::handle exp_avgs,
 py::object adamax_step(py::handle params, py::handle grads, py::handle exp_avgs,
                        py::handle exp_infs, py::handle lr, py::handle step_object, py::handle beta1,
                        py::handle beta2, py::handle eps, py::handle weight_decay,
-                       py::handle grad_scale, bool maximize, py::handle max_norm) {
+                       py::handle grad_scale, bool maximize, py::handle max_norm,
+                       py::handle bf16_params) {
   const char* op = "adamax_step";
   math::OptimizerScalars<double> c{};
   set_betas(op, c, beta1, beta2);
   c.lr = at_least_zero(op, "lr", lr) / (1.0 - std::pow(c.beta1, step_number(op, step_object)));
   c.eps = at_least_zero(op, "eps", eps);
   set_decay(op, c, weight_decay, c.lr, false);
-  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm});
+  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("exp_avgs", exp_avgs);
   call.slot("exp_infs", exp_infs);
   return call.step(OptimizerRule::adamax, c);
@@ -93,7 +94,8 @@ py::object nadam_step(py::handle params, py::handle grads, py::handle exp_avgs,
                       py::handle exp_avg_sqs, py::handle lr_object, py::handle step_object,
                       py::handle mu_product, py::handle beta1, py::handle beta2, py::handle eps,
                       py::handle weight_decay, py::handle momentum_decay, bool decoupled,
-                      py::handle grad_scale, bool maximize, py::handle max_norm) {
+                      py::handle grad_scale, bool maximize, py::handle max_norm,
+                      py::handle bf16_params) {
   const char* op = "nadam_step";
   const double lr = at_least_zero(op, "lr", lr_object);
   const double number = step_number(op, step_object);
@@ -107,7 +109,7 @@ py::object nadam_step(py::handle params, py::handle grads, py::handle exp_avgs,
   c.lr = lr * next / (1.0 - product * next);
   c.root_scale = 1.0 / std::sqrt(1.0 - std::pow(c.beta2, number));
   c.eps = at_least_zero(op, "eps", eps);
-  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm});
+  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("exp_avgs", exp_avgs);
   call.slot("exp_avg_sqs", exp_avg_sqs);
   return call.step(OptimizerRule::nadam, c);
@@ -116,7 +118,8 @@ py::object nadam_step(py::handle params, py::handle grads, py::handle exp_avgs,
 py::object rmsprop_step(py::handle params, py::handle grads, py::handle square_avgs,
                         py::handle buffers, py::handle means, py::handle lr, py::handle alpha,
                         py::handle eps, py::handle weight_decay, py::handle momentum,
-                        py::handle grad_scale, bool maximize, py::handle max_norm) {
+                        py::handle grad_scale, bool maximize, py::handle max_norm,
+                        py::handle bf16_params) {
   const char* op = "rmsprop_step";
   math::OptimizerScalars<double> c{};
   c.lr = at_least_zero(op, "lr", lr);
@@ -130,7 +133,7 @@ py::object rmsprop_step(py::handle params, py::handle grads, py::handle square_a
     throw std::invalid_argument("rmsprop_step: momentum " + std::to_string(c.extra) +
                                 " needs momentum_buffers, got None; pass arrays like params");
   }
-  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm});
+  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("square_avgs", square_avgs);
   if (with_momentum) call.slot("momentum_buffers", buffers);
   if (given(means)) call.slot("grad_avgs", means);
@@ -143,14 +146,14 @@ py::object rmsprop_step(py::handle params, py::handle grads, py::handle square_a
 py::object adagrad_step(py::handle params, py::handle grads, py::handle sums, py::handle lr,
                         py::handle step_object, py::handle lr_decay, py::handle eps,
                         py::handle weight_decay, py::handle grad_scale, bool maximize,
-                        py::handle max_norm) {
+                        py::handle max_norm, py::handle bf16_params) {
   const char* op = "adagrad_step";
   math::OptimizerScalars<double> c{};
   c.lr = at_least_zero(op, "lr", lr) /
          (1.0 + (step_number(op, step_object) - 1.0) * at_least_zero(op, "lr_decay", lr_decay));
   c.eps = at_least_zero(op, "eps", eps);
   set_decay(op, c, weight_decay, c.lr, false);
-  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm});
+  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("state_sums", sums);
   return call.step(OptimizerRule::adagrad, c);
 }
@@ -158,7 +161,7 @@ py::object adagrad_step(py::handle params, py::handle grads, py::handle sums, py
 py::object adadelta_step(py::handle params, py::handle grads, py::handle square_avgs,
                          py::handle acc_deltas, py::handle lr, py::handle rho, py::handle eps,
                          py::handle weight_decay, py::handle grad_scale, bool maximize,
-                         py::handle max_norm) {
+                         py::handle max_norm, py::handle bf16_params) {
   const char* op = "adadelta_step";
   math::OptimizerScalars<double> c{};
   c.lr = at_least_zero(op, "lr", lr);
@@ -167,7 +170,7 @@ py::object adadelta_step(py::handle params, py::handle grads, py::handle square_
   c.rest2 = 1.0 - c.beta2;
   c.eps = at_least_zero(op, "eps", eps);
   set_decay(op, c, weight_decay, c.lr, false);
-  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm});
+  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("square_avgs", square_avgs);
   call.slot("acc_deltas", acc_deltas);
   return call.step(OptimizerRule::adadelta, c);
@@ -175,13 +178,14 @@ py::object adadelta_step(py::handle params, py::handle grads, py::handle square_
 
 py::object lion_step(py::handle params, py::handle grads, py::handle exp_avgs, py::handle lr,
                      py::handle beta1, py::handle beta2, py::handle weight_decay,
-                     py::handle grad_scale, bool maximize, py::handle max_norm) {
+                     py::handle grad_scale, bool maximize, py::handle max_norm,
+                     py::handle bf16_params) {
   const char* op = "lion_step";
   math::OptimizerScalars<double> c{};
   c.lr = at_least_zero(op, "lr", lr);
   set_betas(op, c, beta1, beta2);
   set_decay(op, c, weight_decay, c.lr, true);
-  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm});
+  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("exp_avgs", exp_avgs);
   return call.step(OptimizerRule::lion, c);
 }
@@ -190,7 +194,8 @@ py::object lion_step(py::handle params, py::handle grads, py::handle exp_avgs, p
 py::object lamb_step(py::handle params, py::handle grads, py::handle exp_avgs,
                      py::handle exp_avg_sqs, py::handle lr_object, py::handle step_object,
                      py::handle beta1, py::handle beta2, py::handle eps, py::handle weight_decay,
-                     py::handle grad_scale, bool maximize, py::handle max_norm) {
+                     py::handle grad_scale, bool maximize, py::handle max_norm,
+                     py::handle bf16_params) {
   const char* op = "lamb_step";
   const double lr = at_least_zero(op, "lr", lr_object);
   const double number = step_number(op, step_object);
@@ -200,7 +205,7 @@ py::object lamb_step(py::handle params, py::handle grads, py::handle exp_avgs,
   c.root_scale = 1.0 / std::sqrt(1.0 - std::pow(c.beta2, number));
   c.eps = at_least_zero(op, "eps", eps);
   c.decay = at_least_zero(op, "weight_decay", weight_decay);
-  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm});
+  OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("exp_avgs", exp_avgs);
   call.slot("exp_avg_sqs", exp_avg_sqs);
   const py::object result = call.begin(c);

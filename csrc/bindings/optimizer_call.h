@@ -1,7 +1,7 @@
 // One call of an optimizer family: its slots (each one array or a list of them), checked before
 // anything is written, and its launches, one for all tensors of a dtype.
 //
-//   OptimizerCall call("adam_step", params, grads, {grad_scale, maximize, max_norm});
+//   OptimizerCall call("adam_step", params, grads, {grad_scale, maximize, max_norm, bf16_params});
 //   call.slot("exp_avgs", exp_avgs);
 //   return call.step(OptimizerRule::adam, scalars);
 #pragma once
@@ -23,15 +23,17 @@ double step_number(const char* op, py::handle object);                 // counts
 double clipping(double norm, double most);
 
 // What every step takes.
-struct GradientOptions {
+struct StepOptions {
   py::handle grad_scale;
   bool maximize;
   py::handle max_norm;
+  py::handle bf16_params;  // written: the new parameters as bf16; or None
 };
 
 struct OptimizerSlot {
   const char* name;
   bool written;
+  bool is_copy = false;  // of the parameters, as bf16; the last slot
   bool is_list = false;
   std::vector<Array> arrays{};
   std::string label(std::size_t i) const {
@@ -58,7 +60,7 @@ class TensorList {
  private:
   struct Axes {
     std::int64_t shape[kMaxDims];
-    std::int64_t strides[kOptimizerArrays][kMaxDims];
+    std::int64_t strides[kOptimizerArrays + 1][kMaxDims];
   };
   void add(const char* op, const std::vector<OptimizerSlot>& slots, std::size_t i);
 
@@ -69,12 +71,11 @@ class TensorList {
 
 class OptimizerCall {
  public:
-  explicit OptimizerCall(const char* op) : op_(op) { slots_.reserve(kOptimizerArrays); }
+  explicit OptimizerCall(const char* op) : op_(op) { slots_.reserve(kOptimizerArrays + 1); }
   // A step: the slots that every rule has.
-  OptimizerCall(const char* op, py::handle params, py::handle grads,
-                const GradientOptions& options);
+  OptimizerCall(const char* op, py::handle params, py::handle grads, const StepOptions& options);
 
-  void slot(const char* name, py::handle object, bool written = true);
+  void slot(const char* name, py::handle object, bool written = true, bool is_copy = false);
   void check();
   std::int64_t units() const { return lists_[0].units() + lists_[1].units(); }
   std::vector<TensorList>& lists() { return lists_; }
@@ -95,6 +96,7 @@ class OptimizerCall {
   const char* op_;
   double factor_ = 1.0;  // of the gradient
   double most_ = -1.0;   // of its norm; below 0: not clipped
+  py::handle copies_;    // what the last slot will be, or None
   std::vector<OptimizerSlot> slots_;
   std::vector<TensorList> lists_;
 };

@@ -16,6 +16,7 @@ constexpr std::int64_t kStaged = 256;  // elements of a buffer
 // A dense part of one block. A block comes as one piece, or as several where it is staged.
 struct Piece {
   void* at[kOptimizerArrays];
+  std::uint16_t* copy;  // of the parameter as bf16, or null
   std::int64_t n;
   std::int64_t unit;
   const OptimizerTensor* tensor;
@@ -23,22 +24,23 @@ struct Piece {
 
 using Body = void (*)(const OptimizerArgs& args, const Piece& piece);
 
-// Copies elements [from, to) of array k, in the order of the merged axes, to the buffer or back.
+// Copies elements [from, to) of an array, in the order of the merged axes, to the buffer or back.
 template <class T, bool kBack>
-[[gnu::noinline]] static void stage(const OptimizerTensor& tensor, int k, std::int64_t from,
-                                    std::int64_t to, T* buffer) {
+[[gnu::noinline]] static void stage(const OptimizerTensor& tensor, void* array,
+                                    const std::int64_t* strides, std::int64_t from, std::int64_t to,
+                                    T* buffer) {
   const int last = tensor.ndim - 1;
   while (from < to) {
     std::int64_t left = from, n = 0;
-    T* p = static_cast<T*>(tensor.array[k]);
+    T* p = static_cast<T*>(array);
     for (int axis = last; axis >= 0; --axis) {
       const std::int64_t at = left % tensor.shape[axis];
       left /= tensor.shape[axis];
-      p += at * tensor.strides[k][axis];
+      p += at * strides[axis];
       if (axis == last) n = tensor.shape[axis] - at;
     }
     if (n > to - from) n = to - from;
-    const std::int64_t stride = tensor.strides[k][last];
+    const std::int64_t stride = strides[last];
     for (std::int64_t i = 0; i < n; ++i) {
       if constexpr (kBack) {
         p[i * stride] = buffer[i];
@@ -56,15 +58,21 @@ template <class T>
                                            unsigned written, Piece piece, std::int64_t from,
                                            std::int64_t to) {
   alignas(64) T buffer[kOptimizerArrays][kStaged];
+  alignas(64) std::uint16_t copy[kStaged];
+  const OptimizerTensor& t = *piece.tensor;
   for (int k = 0; k < arrays; ++k) piece.at[k] = buffer[k];
+  piece.copy = t.copy ? copy : nullptr;
   for (; from < to; from += piece.n) {
     piece.n = to - from < kStaged ? to - from : kStaged;
-    for (int k = 0; k < arrays; ++k)
-      stage<T, false>(*piece.tensor, k, from, from + piece.n, buffer[k]);
+    const std::int64_t end = from + piece.n;
+    for (int k = 0; k < arrays; ++k) {
+      stage<T, false>(t, t.array[k], t.strides[k], from, end, buffer[k]);
+    }
     body(args, piece);
     for (int k = 0; k < arrays; ++k) {
-      if (written >> k & 1) stage<T, true>(*piece.tensor, k, from, from + piece.n, buffer[k]);
+      if (written >> k & 1) stage<T, true>(t, t.array[k], t.strides[k], from, end, buffer[k]);
     }
+    if (t.copy) stage<std::uint16_t, true>(t, t.copy, t.copy_strides, from, end, copy);
   }
 }
 
@@ -85,7 +93,7 @@ template <class T>
       if (from >= tensor.size) break;
       const std::int64_t left = tensor.size - from;
       const std::int64_t n = left < kOptimizerBlock ? left : kOptimizerBlock;
-      Piece piece{{}, n, unit, &tensor};
+      Piece piece{{}, tensor.copy ? tensor.copy + from : nullptr, n, unit, &tensor};
       if (!tensor.dense) {
         staged_block<T>(args, body, arrays, written, piece, from, from + n);
         continue;

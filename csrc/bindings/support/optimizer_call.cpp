@@ -63,19 +63,32 @@ namespace {
 
 constexpr std::int64_t kHeavyGrain = 4, kLightGrain = 8;  // blocks: about 10 microseconds in cache
 
+// An array that becomes the bf16 copy of a parameter.
+Array read_copy(const char* op, const char* name, py::handle object) {
+  Array array = input(op, name, object, dtypes(DType::bf16));
+  const auto given_array = py::reinterpret_borrow<py::array>(object);
+  if (!given_array.writeable() || !array.owner.is(object)) {
+    throw OutputError(std::string(op) + ": " + name + " must be writable and aligned, got a " +
+                      (given_array.writeable() ? "misaligned" : "read-only") + " array of shape " +
+                      shape_text(array.shape_vector()) + "; pass a copy");
+  }
+  return array;
+}
+
 void read_slot(const char* op, OptimizerSlot& slot, py::handle object) {
+  const auto read = [&](const char* label, py::handle item) {
+    slot.arrays.push_back(slot.is_copy   ? read_copy(op, label, item)
+                          : slot.written ? in_place(op, label, item)
+                                         : input(op, label, item));
+  };
   slot.is_list = PyList_Check(object.ptr()) || PyTuple_Check(object.ptr());
   if (!slot.is_list) {
-    slot.arrays.push_back(slot.written ? in_place(op, slot.name, object)
-                                       : input(op, slot.name, object));
+    read(slot.name, object);
     return;
   }
   const auto items = py::reinterpret_borrow<py::sequence>(object);
   const std::size_t count = items.size();
   slot.arrays.reserve(count);
-  const auto read = [&](const char* label, py::handle item) {
-    slot.arrays.push_back(slot.written ? in_place(op, label, item) : input(op, label, item));
-  };
   for (std::size_t i = 0; i < count; ++i) {
     const py::object item = items[i];
     try {
@@ -101,6 +114,11 @@ void require_same(const char* op, const std::vector<OptimizerSlot>& slots) {
       bool same = a.ndim == b.ndim;
       for (int axis = 0; same && axis < a.ndim; ++axis) same = a.shape(axis) == b.shape(axis);
       if (!same) require_shape(op, slot.label(i).c_str(), b, a.shape_vector());
+      if (slot.is_copy) {
+        if (a.dtype == DType::f32) continue;
+        throw DTypeError(std::string(op) + ": " + slot.label(i) + " needs params of float32, got " +
+                         dtype_name(a.dtype) + "; leave out bf16_params");
+      }
       if (a.dtype != b.dtype) {
         same_dtype(op, params.label(i).c_str(), a, slot.label(i).c_str(), b);
       }
@@ -237,8 +255,13 @@ void TensorList::add(const char* op, const std::vector<OptimizerSlot>& slots, st
   tensor.shape = axes.shape;
   tensor.dense = merged == 1;
   for (std::size_t s = 0; s < slots.size(); ++s) {
-    tensor.array[s] = slots[s].arrays[i].data;
-    tensor.strides[s] = axes.strides[s];
+    if (slots[s].is_copy) {
+      tensor.copy = slots[s].arrays[i].as<std::uint16_t>();
+      tensor.copy_strides = axes.strides[s];
+    } else {
+      tensor.array[s] = slots[s].arrays[i].data;
+      tensor.strides[s] = axes.strides[s];
+    }
     tensor.dense = tensor.dense && axes.strides[s][0] == 1;
   }
   tensors_.push_back(tensor);
@@ -246,8 +269,9 @@ void TensorList::add(const char* op, const std::vector<OptimizerSlot>& slots, st
 }
 
 OptimizerCall::OptimizerCall(const char* op, py::handle params, py::handle grads,
-                             const GradientOptions& options)
+                             const StepOptions& options)
     : OptimizerCall(op) {
+  copies_ = options.bf16_params;
   const double scale = scalar(op, "grad_scale", options.grad_scale);
   if (scale <= 0.0) bad_value(op, "grad_scale", "above 0", scale);
   factor_ = (options.maximize ? -1.0 : 1.0) / scale;
@@ -256,8 +280,8 @@ OptimizerCall::OptimizerCall(const char* op, py::handle params, py::handle grads
   slot("grads", grads, false);
 }
 
-void OptimizerCall::slot(const char* name, py::handle object, bool written) {
-  slots_.push_back({name, written});
+void OptimizerCall::slot(const char* name, py::handle object, bool written, bool is_copy) {
+  slots_.push_back({name, written, is_copy});
   read_slot(op_, slots_.back(), object);
 }
 
@@ -313,6 +337,7 @@ double OptimizerCall::norm(OptimizerRule rule, std::size_t array) {
 }
 
 py::object OptimizerCall::begin(math::OptimizerScalars<double>& scalars) {
+  if (given(copies_)) slot("bf16_params", copies_, true, true);
   check();
   scalars.gradient = factor_;
   if (most_ < 0.0) return py::none();

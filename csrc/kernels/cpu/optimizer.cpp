@@ -4,6 +4,7 @@
 #include "kernels/optimizer.h"
 
 #include "engines/multi_tensor.h"
+#include "simd/dot.h"
 
 namespace hotloop::HOTLOOP_LEVEL {
 
@@ -119,6 +120,18 @@ static void lamb_apply(const OptimizerArgs& args, const Piece& piece) {
   });
 }
 
+// The new parameters once more as bf16, out of the first-level cache.
+template <class T>
+static void copy_piece(const Piece& piece) {
+  if constexpr (simd::is_float<T>) {
+    const T* p = static_cast<const T*>(piece.at[0]);
+    for (std::int64_t i = 0; i < piece.n; i += Vec<T>::lanes) {
+      const std::int64_t left = piece.n - i;
+      simd::store_bf16_upto(piece.copy + i, simd::load_upto(p + i, left), left);
+    }
+  }
+}
+
 template <class T, OptimizerRule rule, int kArrays, unsigned kWritten>
 static void piece_body(const OptimizerArgs& args, const Piece& piece) {
   using enum OptimizerRule;
@@ -132,6 +145,9 @@ static void piece_body(const OptimizerArgs& args, const Piece& piece) {
     const OptimizerScalars<Vec<T>> c = spread<T>(args.scalars);
     multi_tensor::each<T, kArrays, kWritten>(
         piece, [&](Vec<T>* x) __attribute__((always_inline)) { update<T, rule>(c, x); });
+  }
+  if constexpr ((kWritten & 1) != 0 && kArrays > 1) {
+    if (piece.copy) copy_piece<T>(piece);
   }
 }
 

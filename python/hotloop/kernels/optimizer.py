@@ -19,6 +19,9 @@ __all__ = [
 Arrays: TypeAlias = NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]]]
 """One array, or a list or tuple of arrays."""
 
+Copies: TypeAlias = NDArray[Any] | Sequence[NDArray[Any]]
+"""One array of bfloat16 (`ml_dtypes`), or a list or tuple of them."""
+
 Scalar: TypeAlias = SupportsFloat | NDArray[Any]
 """A number or a 0-d array, which is read at each call."""
 
@@ -37,6 +40,7 @@ def sgd_step(
     grad_scale: Scalar = 1.0,
     maximize: bool = False,
     max_norm: Scalar | None = None,
+    bf16_params: Copies | None = None,
 ) -> float | None:
     """One step of stochastic gradient descent, in place.
 
@@ -58,7 +62,7 @@ def sgd_step(
         dampening: of the momentum.
         nesterov: look ahead; needs a momentum and no dampening.
         weight_decay: L2 penalty, at least 0.
-        grad_scale, maximize, max_norm: as in `adam_step`.
+        grad_scale, maximize, max_norm, bf16_params: as in `adam_step`.
 
     Returns:
         As `adam_step`.
@@ -73,7 +77,7 @@ def sgd_step(
     """
     return _core.sgd_step(
         params, grads, momentum_buffers, lr, step, momentum, dampening, nesterov, weight_decay,
-        grad_scale, maximize, max_norm,
+        grad_scale, maximize, max_norm, bf16_params,
     )  # fmt: skip
 
 
@@ -92,6 +96,7 @@ def adam_step(
     grad_scale: Scalar = 1.0,
     maximize: bool = False,
     max_norm: Scalar | None = None,
+    bf16_params: Copies | None = None,
 ) -> float | None:
     """One step of Adam, in place.
 
@@ -119,6 +124,8 @@ def adam_step(
         max_norm: where given, the gradients (after grad_scale) of all tensors together are scaled
             down to this 2-norm, as by `clip_grad_norm`, without being written: one more pass that
             reads them.
+        bf16_params: bfloat16 arrays of the shapes of `params`, which must be float32; written in
+            the same pass: the new parameters, rounded to nearest, ties to even.
 
     Returns:
         The norm before it was clipped, or None without `max_norm`.
@@ -133,7 +140,7 @@ def adam_step(
     """
     return _core.adam_step(
         params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, lr, step, *betas, eps, weight_decay,
-        grad_scale, maximize, max_norm,
+        grad_scale, maximize, max_norm, bf16_params,
     )  # fmt: skip
 
 
@@ -152,6 +159,7 @@ def adamw_step(
     grad_scale: Scalar = 1.0,
     maximize: bool = False,
     max_norm: Scalar | None = None,
+    bf16_params: Copies | None = None,
 ) -> float | None:
     """One step of Adam with decoupled weight decay, in place.
 
@@ -162,7 +170,7 @@ def adamw_step(
     """
     return _core.adamw_step(
         params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, lr, step, *betas, eps, weight_decay,
-        grad_scale, maximize, max_norm,
+        grad_scale, maximize, max_norm, bf16_params,
     )  # fmt: skip
 
 
@@ -180,6 +188,7 @@ def adamax_step(
     grad_scale: Scalar = 1.0,
     maximize: bool = False,
     max_norm: Scalar | None = None,
+    bf16_params: Copies | None = None,
 ) -> float | None:
     """One step of Adamax, in place: Adam with the largest gradient in place of the mean square.
 
@@ -191,7 +200,7 @@ def adamax_step(
     """
     return _core.adamax_step(
         params, grads, exp_avgs, exp_infs, lr, step, *betas, eps, weight_decay,
-        grad_scale, maximize, max_norm,
+        grad_scale, maximize, max_norm, bf16_params,
     )  # fmt: skip
 
 
@@ -212,6 +221,7 @@ def nadam_step(
     grad_scale: Scalar = 1.0,
     maximize: bool = False,
     max_norm: Scalar | None = None,
+    bf16_params: Copies | None = None,
 ) -> float | None:
     """One step of Adam with Nesterov's momentum, in place.
 
@@ -225,7 +235,7 @@ def nadam_step(
     """
     return _core.nadam_step(
         params, grads, exp_avgs, exp_avg_sqs, lr, step, mu_product, *betas, eps, weight_decay,
-        momentum_decay, decoupled_weight_decay, grad_scale, maximize, max_norm,
+        momentum_decay, decoupled_weight_decay, grad_scale, maximize, max_norm, bf16_params,
     )  # fmt: skip
 
 
@@ -244,6 +254,7 @@ def rmsprop_step(
     grad_scale: Scalar = 1.0,
     maximize: bool = False,
     max_norm: Scalar | None = None,
+    bf16_params: Copies | None = None,
 ) -> float | None:
     """One step of RMSprop, in place.
 
@@ -257,7 +268,7 @@ def rmsprop_step(
     """
     return _core.rmsprop_step(
         params, grads, square_avgs, momentum_buffers, grad_avgs, lr, alpha, eps, weight_decay,
-        momentum, grad_scale, maximize, max_norm,
+        momentum, grad_scale, maximize, max_norm, bf16_params,
     )  # fmt: skip
 
 
@@ -274,6 +285,7 @@ def adagrad_step(
     grad_scale: Scalar = 1.0,
     maximize: bool = False,
     max_norm: Scalar | None = None,
+    bf16_params: Copies | None = None,
 ) -> float | None:
     """One step of Adagrad, in place.
 
@@ -286,7 +298,7 @@ def adagrad_step(
     """
     return _core.adagrad_step(
         params, grads, state_sums, lr, step, lr_decay, eps, weight_decay,
-        grad_scale, maximize, max_norm,
+        grad_scale, maximize, max_norm, bf16_params,
     )  # fmt: skip
 
 
@@ -303,6 +315,7 @@ def adadelta_step(
     grad_scale: Scalar = 1.0,
     maximize: bool = False,
     max_norm: Scalar | None = None,
+    bf16_params: Copies | None = None,
 ) -> float | None:
     """One step of Adadelta, in place.
 
@@ -315,7 +328,7 @@ def adadelta_step(
     """
     return _core.adadelta_step(
         params, grads, square_avgs, acc_deltas, lr, rho, eps, weight_decay,
-        grad_scale, maximize, max_norm,
+        grad_scale, maximize, max_norm, bf16_params,
     )  # fmt: skip
 
 
@@ -330,6 +343,7 @@ def lion_step(
     grad_scale: Scalar = 1.0,
     maximize: bool = False,
     max_norm: Scalar | None = None,
+    bf16_params: Copies | None = None,
 ) -> float | None:
     """One step of Lion, in place.
 
@@ -340,8 +354,9 @@ def lion_step(
     Source: Chen et al., arXiv:2302.06675.
     """
     return _core.lion_step(
-        params, grads, exp_avgs, lr, *betas, weight_decay, grad_scale, maximize, max_norm
-    )
+        params, grads, exp_avgs, lr, *betas, weight_decay, grad_scale, maximize, max_norm,
+        bf16_params,
+    )  # fmt: skip
 
 
 def lamb_step(
@@ -358,6 +373,7 @@ def lamb_step(
     grad_scale: Scalar = 1.0,
     maximize: bool = False,
     max_norm: Scalar | None = None,
+    bf16_params: Copies | None = None,
 ) -> float | None:
     """One step of LAMB, in place: Adam's direction, its length that of each parameter.
 
@@ -369,7 +385,7 @@ def lamb_step(
     """
     return _core.lamb_step(
         params, grads, exp_avgs, exp_avg_sqs, lr, step, *betas, eps, weight_decay,
-        grad_scale, maximize, max_norm,
+        grad_scale, maximize, max_norm, bf16_params,
     )  # fmt: skip
 
 
