@@ -17,6 +17,7 @@ struct DropoutArgs {
   std::uint64_t threshold;       // p * 2^32, rounded up
   double scale;                  // 1 / (1 - p)
   const std::uint64_t* counter;  // as in RandomArgs
+  bool stream_stores;            // CPU: write around the caches, which the arrays exceed
 };
 
 HOTLOOP_KERNEL(dropout_apply, DropoutArgs)

@@ -14,13 +14,14 @@ void fill_units(const RandomArgs& args, std::int64_t begin, std::int64_t end) {
   using V = simd::Vec<T>;
   const V shift = simd::set1<T>(static_cast<T>(args.shift));
   const V scale = simd::set1<T>(static_cast<T>(args.scale));
+  const random::Stream numbers(args.seed, args.stream);
   T* out = static_cast<T*>(args.out);
   alignas(64) T number[kRandomUnit];
   for (std::int64_t unit = begin; unit < end; ++unit) {
     if constexpr (kind == Numbers::normal) {
-      random::normal_unit(args.seed, args.stream, static_cast<std::uint64_t>(unit), number);
+      random::normal_unit(numbers, static_cast<std::uint64_t>(unit), number);
     } else {
-      random::uniform_unit(args.seed, args.stream, static_cast<std::uint64_t>(unit), number);
+      random::uniform_unit(numbers, static_cast<std::uint64_t>(unit), number);
     }
     const std::int64_t first = unit * kRandomUnit;
     for (std::int64_t i = 0; i < kRandomUnit && first + i < args.size; i += V::lanes) {
