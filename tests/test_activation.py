@@ -232,7 +232,8 @@ def test_messages():
 # ------------------------------------------------------------------------------------------
 # Accuracy over all of float32, and the tails of float64.
 
-ULP = {"sigmoid": 2.0, "tanh": 2.0, "silu": 2.0, "softplus": 2.0, "gelu": 2.5}
+ULP = {"sigmoid": 2.0, "tanh": 2.0, "silu": 2.0, "softplus": 2.0, "gelu": 2.0}
+ULP_BELOW = {"gelu": 2.5}  # at the levels without tables
 
 
 @pytest.mark.parametrize("name", ULP)
@@ -248,7 +249,26 @@ def test_ulp_over_all_of_float32(name):
             continue
         error = accuracy.ulp_error(actual, expected)
         worst = int(np.argmax(error))
-        assert error[worst] <= ULP[name], f"{level}: {name}({x[worst]!r}): {error[worst]} ULP"
+        bound = ULP[name] if level == "avx512" else ULP_BELOW.get(name, ULP[name])
+        assert error[worst] <= bound, f"{level}: {name}({x[worst]!r}): {error[worst]} ULP"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lane_does_not_depend_on_its_neighbours(name, level, rng):
+    """Near 0 and far from it other formulas may be at work; both sides of the seams, mixed."""
+    x = np.concatenate([rng.normal(0, 2, 300), rng.normal(0, 40, 300), [np.nan, np.inf, -np.inf]])
+    seams = np.concatenate([k * np.array([1.0, -1, 0.5, -0.5, 0.3125, -0.3125]) for k in range(17)])
+    x = rng.permutation(np.concatenate([x, seams, seams * 1.0000001])).astype(np.float32)
+    y, gradient = _call(name, x)
+    dx = gradient(np.ones_like(x))
+    for i in range(x.size):
+        one, slope = _call(name, x[i : i + 1].copy())
+        assert_same(one, y[i : i + 1])
+        assert_same(slope(np.ones(1, np.float32)), dx[i : i + 1])
+    finite = np.isfinite(x)
+    expected = REFERENCES[name](x[finite].astype(np.float64))
+    scale = np.maximum(np.abs(x[finite].astype(np.float64)), np.abs(expected))
+    assert_close(y[finite], expected, 3, kind="function", scale=scale)
 
 
 def test_tails_of_float64(level, rng):
