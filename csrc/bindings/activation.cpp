@@ -18,9 +18,7 @@ struct Activated {
 
 py::object forward(const Activated& function, py::handle x_object, double parameter,
                    py::handle out_object) {
-  if (run_flat(function.forward, {x_object}, out_object, parameter)) {
-    return py::reinterpret_borrow<py::object>(out_object);
-  }
+  if (py::object done = run_flat(function.forward, {x_object}, out_object, parameter)) return done;
   const Call call(function.name);
   const Array x = input(function.name, "x", x_object);
   Output out = map_output(function.name, out_object, x.dtype, x.shape_vector(), {&x});
@@ -34,9 +32,9 @@ py::object forward(const Activated& function, py::handle x_object, double parame
 
 py::object backward(const Activated& function, py::handle dy_object, py::handle saved_object,
                     double parameter, py::handle out_object) {
-  if (run_flat(function.backward, {dy_object, saved_object}, out_object, parameter)) {
-    return py::reinterpret_borrow<py::object>(out_object);
-  }
+  if (py::object done =
+          run_flat(function.backward, {dy_object, saved_object}, out_object, parameter))
+    return done;
   const std::string op = std::string(function.name) + "_backward";
   const char* saved_name = function.saved_name;
   const Call call(op.c_str());

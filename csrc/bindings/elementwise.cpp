@@ -11,9 +11,7 @@ namespace {
 
 py::object unary(const char* op, const char* name, Kernel<MapArgs> kernel, double cost,
                  py::handle x_object, py::handle out_object) {
-  if (run_flat(kernel, {x_object}, out_object, 0.0)) {
-    return py::reinterpret_borrow<py::object>(out_object);
-  }
+  if (py::object done = run_flat(kernel, {x_object}, out_object, 0.0)) return done;
   const Call call(op);
   const Array x = input(op, "x", x_object);
   Output out = map_output(op, out_object, x.dtype, x.shape_vector(), {&x});
@@ -96,9 +94,7 @@ void separate(const char* op, const Output& out, const char* name, const Array& 
 
 py::object binary(const char* op, const char* name, Kernel<MapArgs> kernel, double cost,
                   py::handle a_object, py::handle b_object, py::handle out_object) {
-  if (run_flat(kernel, {a_object, b_object}, out_object, 0.0)) {
-    return py::reinterpret_borrow<py::object>(out_object);
-  }
+  if (py::object done = run_flat(kernel, {a_object, b_object}, out_object, 0.0)) return done;
   const Call call(op);
   const Mixed<2> mixed(op, {"a", "b"}, {a_object, b_object});
   const Array &a = mixed.arrays[0], &b = mixed.arrays[1];

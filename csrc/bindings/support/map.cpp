@@ -162,45 +162,61 @@ Split map_split(const MapArgs& args, double nanoseconds, bool is_fresh) {
   return split;
 }
 
-bool run_flat(Kernel<MapArgs> kernel, std::initializer_list<py::handle> inputs, py::handle out,
-              double scalar) {
+py::object run_flat(Kernel<MapArgs> kernel, std::initializer_list<py::handle> inputs,
+                    py::handle out, double scalar) {
   const auto& api = py::detail::npy_api::get();
-  if (Py_TYPE(out.ptr()) != reinterpret_cast<PyTypeObject*>(api.PyArray_Type_)) return false;
-  const auto* target = py::detail::array_proxy(out.ptr());
+  const auto* array_type = reinterpret_cast<PyTypeObject*>(api.PyArray_Type_);
+  const bool is_fresh = !given(out);
+  const py::handle like = is_fresh ? *inputs.begin() : out;
+  if (Py_TYPE(like.ptr()) != array_type) return {};
+  const auto* target = py::detail::array_proxy(like.ptr());
   constexpr int needed =
       py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  constexpr int writable = needed | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-  if ((target->flags & writable) != writable) return false;
+  const int wanted = is_fresh ? needed : needed | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  if ((target->flags & wanted) != wanted) return {};
   MapArgs args;
   const auto* descr = py::detail::array_descriptor_proxy(target->descr);
-  if (descr->byteorder == '>') return false;
+  if (descr->byteorder == '>') return {};
   if (descr->type_num == py::detail::npy_api::NPY_FLOAT_) {
     args.dtype = DType::f32;
   } else if (descr->type_num == py::detail::npy_api::NPY_DOUBLE_) {
     args.dtype = DType::f64;
   } else {
-    return false;
+    return {};
   }
   std::int64_t size = 1;
   for (int axis = 0; axis < target->nd; ++axis) size *= target->dimensions[axis];
-  if (size == 0 || size > kPiece) return false;
+  if (size == 0 || size > kPiece) return {};
   const std::int64_t bytes = size * item_size(args.dtype);
-  args.data[0] = target->data;
   int count = 1;
   for (py::handle input : inputs) {
-    if (Py_TYPE(input.ptr()) != Py_TYPE(out.ptr())) return false;
+    if (Py_TYPE(input.ptr()) != array_type) return {};
     const auto* source = py::detail::array_proxy(input.ptr());
-    if ((source->flags & needed) != needed || source->nd != target->nd) return false;
+    if ((source->flags & needed) != needed || source->nd != target->nd) return {};
     // The same descriptor object: the common case, and cheaper to see than an equal one.
-    if (source->descr != target->descr) return false;
+    if (source->descr != target->descr) return {};
     for (int axis = 0; axis < target->nd; ++axis) {
-      if (source->dimensions[axis] != target->dimensions[axis]) return false;
+      if (source->dimensions[axis] != target->dimensions[axis]) return {};
     }
-    const std::intptr_t apart = reinterpret_cast<std::intptr_t>(source->data) -
-                                reinterpret_cast<std::intptr_t>(target->data);
-    if (apart != 0 && apart < bytes && -apart < bytes) return false;
+    if (!is_fresh) {
+      const std::intptr_t apart = reinterpret_cast<std::intptr_t>(source->data) -
+                                  reinterpret_cast<std::intptr_t>(target->data);
+      if (apart != 0 && apart < bytes && -apart < bytes) return {};
+    }
     args.data[count] = source->data;
     args.strides[count++][0] = 1;
+  }
+  py::object result;
+  if (is_fresh) {  // NumPy's own memory: for so few bytes a capsule costs more than the kernel
+    Py_INCREF(target->descr);
+    result = py::reinterpret_steal<py::object>(api.PyArray_NewFromDescr_(
+        api.PyArray_Type_, target->descr, target->nd,
+        reinterpret_cast<const Py_intptr_t*>(target->dimensions), nullptr, nullptr, 0, nullptr));
+    if (!result) throw py::error_already_set();
+    args.data[0] = py::detail::array_proxy(result.ptr())->data;
+  } else {
+    result = py::reinterpret_borrow<py::object>(out);
+    args.data[0] = target->data;
   }
   args.strides[0][0] = 1;
   args.shape[0] = args.piece = size;
@@ -209,7 +225,7 @@ bool run_flat(Kernel<MapArgs> kernel, std::initializer_list<py::handle> inputs, 
   args.ndim = 1;
   args.stream = false;
   kernel(args, 0, 1);
-  return true;
+  return result;
 }
 
 bool scalar_value(py::handle object, double* value) {
