@@ -40,15 +40,28 @@ def _numpy(name: str) -> Build | None:
     return build if name in ("relu", "tanh", "sigmoid") else None
 
 
-# What PyTorch calls it, in a form that writes into `out` where there is one.
+# What PyTorch calls it, in a form that writes into `out`.
 _TORCH: dict[str, Any] = {
     "relu": lambda torch, t: lambda: torch.clamp_min(t["x"], 0, out=t["out"]),
+    "leaky_relu": lambda torch, t: lambda: torch._C._nn.leaky_relu(t["x"], 0.01, out=t["out"]),
+    "elu": lambda torch, t: lambda: torch._C._nn.elu(t["x"], out=t["out"]),
     "gelu": lambda torch, t: lambda: torch._C._nn.gelu(t["x"], out=t["out"]),
+    "gelu_tanh": lambda torch, t: (
+        lambda: torch._C._nn.gelu(t["x"], approximate="tanh", out=t["out"])
+    ),
     "silu": lambda torch, t: lambda: torch._C._nn.silu(t["x"], out=t["out"]),
     "sigmoid": lambda torch, t: lambda: torch.sigmoid(t["x"], out=t["out"]),
     "tanh": lambda torch, t: lambda: torch.tanh(t["x"], out=t["out"]),
     "softplus": lambda torch, t: lambda: torch._C._nn.softplus(t["x"], out=t["out"]),
+    "hardswish": lambda torch, t: lambda: torch._C._nn.hardswish(t["x"], out=t["out"]),
 }
+
+
+def _target(size: int) -> Target | None:
+    """Out of the caches the copy's share; below, as fast as the best rival."""
+    if size >= 1 << 24:
+        return Target("ceiling", 0.9)
+    return Target("best", 1.0) if size in (1 << 14, 1 << 20) else None
 
 
 def _forward(name: str, size: int) -> Case:
@@ -69,18 +82,31 @@ def _forward(name: str, size: int) -> Case:
         ceiling="copy_nt" if size >= 1 << 24 else "",
         rtol=1e-5,
         ulp=name if name in REFERENCES and size == 1 << 20 else "",
-        target=Target("numpy", 1.0) if name == "relu" and size <= 64 else None,
+        target=Target("numpy", 1.0) if size <= 64 else _target(size),
         quick=name == "relu" and size <= 64,
     )
 
 
 # What PyTorch calls the gradient: of dy and of what it saved, y here where ours reads y.
 _TORCH_BACKWARD: dict[str, Any] = {
-    "relu": lambda ops, t: lambda: ops.threshold_backward(t["dy"], t["x"], 0),
-    "gelu": lambda ops, t: lambda: ops.gelu_backward(t["dy"], t["x"]),
-    "silu": lambda ops, t: lambda: ops.silu_backward(t["dy"], t["x"]),
-    "sigmoid": lambda ops, t: lambda: ops.sigmoid_backward(t["dy"], t["x"]),
-    "tanh": lambda ops, t: lambda: ops.tanh_backward(t["dy"], t["x"]),
+    "relu": lambda ops, dy, x, out: ops.threshold_backward.grad_input(dy, x, 0, grad_input=out),
+    "leaky_relu": lambda ops, dy, x, out: ops.leaky_relu_backward.grad_input(
+        dy, x, 0.01, False, grad_input=out
+    ),
+    "elu": lambda ops, dy, x, out: ops.elu_backward.grad_input(
+        dy, 1.0, 1.0, 1.0, True, x, grad_input=out
+    ),
+    "gelu": lambda ops, dy, x, out: ops.gelu_backward.grad_input(dy, x, grad_input=out),
+    "gelu_tanh": lambda ops, dy, x, out: ops.gelu_backward.grad_input(
+        dy, x, approximate="tanh", grad_input=out
+    ),
+    "silu": lambda ops, dy, x, out: ops.silu_backward.grad_input(dy, x, grad_input=out),
+    "sigmoid": lambda ops, dy, x, out: ops.sigmoid_backward.grad_input(dy, x, grad_input=out),
+    "tanh": lambda ops, dy, x, out: ops.tanh_backward.grad_input(dy, x, grad_input=out),
+    "softplus": lambda ops, dy, x, out: ops.softplus_backward.grad_input(
+        dy, x, 1.0, 20.0, grad_input=out
+    ),
+    "hardswish": lambda ops, dy, x, out: ops.hardswish_backward.out(dy, x, out=out),
 }
 
 
@@ -88,6 +114,8 @@ def _backward(name: str, size: int) -> Case:
     def ours(arrays: Arrays) -> Call:
         function = getattr(hl.kernels, f"{name}_backward")
         dy, x, out = arrays["dy"], arrays["x"], arrays["out"]
+        if name == "softplus":  # PyTorch saves x, we save y
+            x = hl.kernels.softplus(x)
         return lambda: function(dy, x, out=out)
 
     def numpy(arrays: Arrays) -> Call:
@@ -97,7 +125,9 @@ def _backward(name: str, size: int) -> Case:
     make = _TORCH_BACKWARD[name]
     contenders: dict[str, Build] = {
         "hotloop": ours,
-        "torch": torch_call(lambda torch, t: make(torch.ops.aten, t)),
+        "torch": torch_call(
+            lambda torch, t: lambda: make(torch.ops.aten, t["dy"], t["x"], t["out"])
+        ),
     }
     if name == "relu":
         contenders["numpy"] = numpy
@@ -109,6 +139,34 @@ def _backward(name: str, size: int) -> Case:
         bytes=12.0 * size,
         ceiling="copy_nt" if size >= 1 << 24 else "",
         rtol=1e-5,
+        target=_target(size),
+    )
+
+
+def _fresh(is_fresh: bool) -> Case:
+    """A fresh output of 200 MB, freed at once as in training, beside one that is used again."""
+    size = 50_000_000
+
+    def inputs(rng: np.random.Generator) -> Arrays:
+        return {"x": normal(rng, size), "out": np.zeros(0, np.float32)}
+
+    def fresh(arrays: Arrays) -> Call:
+        x = arrays["x"]
+        return lambda: hl.kernels.relu(x)
+
+    def reused(arrays: Arrays) -> Call:
+        x = arrays["x"]
+        out = hl.kernels.relu(x)
+        return lambda: hl.kernels.relu(x, out=out)
+
+    return Case(
+        family="activation",
+        name=f"relu of 200 MB, {'fresh' if is_fresh else 'reused'} output",
+        inputs=inputs,
+        contenders={"hotloop": {"": fresh if is_fresh else reused}},
+        bytes=8.0 * size,
+        ceiling="copy_nt",
+        compare=False,
     )
 
 
@@ -116,6 +174,8 @@ CASES = [
     _forward("relu", 8),
     _forward("relu", 64),
     _forward("relu", 1000),
+    _fresh(True),
+    _fresh(False),
     *(_forward(name, size) for size in (1 << 14, 1 << 20, 1 << 24) for name in _TORCH),
     *(_backward(name, size) for size in (1 << 14, 1 << 20, 1 << 24) for name in _TORCH_BACKWARD),
 ]
