@@ -127,6 +127,8 @@ class OptimizerTensor(ctypes.Structure):
         ("strides", PTR * 5),
         ("dense", ctypes.c_bool),
         ("factor", F64),
+        ("copy", PTR),
+        ("copy_strides", PTR),
     ]
 
 

@@ -51,10 +51,10 @@ struct OptimizerTensor {
   int ndim;
   const std::int64_t* shape;                      // [ndim]
   const std::int64_t* strides[kOptimizerArrays];  // [ndim] each, in elements
-  std::uint16_t* copy;                            // where new parameters also go as bf16, or null
-  const std::int64_t* copy_strides;               // [ndim]
   bool dense;                                     // one axis of stride 1 in every array
   double factor;                                  // lamb_apply: of this tensor's step
+  std::uint16_t* copy;                            // where new parameters also go as bf16, or null
+  const std::int64_t* copy_strides;               // [ndim]
 };
 
 struct OptimizerArgs {

@@ -45,6 +45,7 @@ class Case:
     contenders: Mapping[str, Build | Mapping[str, Build]]
     flops: float = 0.0  # inside the image: padding taps are no work
     bytes: float = 0.0  # each tensor once
+    touched: float = 0.0  # bytes of memory that an in-place ceiling walks, if not half of `bytes`
     ceiling: str = ""  # the probe that bounds it: fma, fma64, dot_bf16, dot_int8, read, copy, ...
     rtol: float = 1e-4  # of the largest element
     compare: bool = True  # False where the result is random or a state that moves with each call

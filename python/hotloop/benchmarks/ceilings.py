@@ -25,7 +25,13 @@ _LEAST_FLOPS = 2e7  # below, starting threads and counting would be most of the 
 
 
 def share_of_probe(case: Case) -> float:
-    """The case's work over the probe's: small cases are measured by a larger probe."""
+    """The case's work over the probe's: small cases are measured by a larger probe.
+
+    An in-place ceiling walks as much memory as the case does, reading and writing all of it, where
+    the case may only read a part (an optimizer's gradients).
+    """
+    if case.ceiling == "update" and case.touched:
+        return case.bytes / (2 * case.touched)
     small = case.ceiling.startswith("fma") and 0 < case.flops < _LEAST_FLOPS
     return case.flops / _LEAST_FLOPS if small else 1.0
 
@@ -50,7 +56,7 @@ def probe(case: Case) -> Call:
         array = _array(case.bytes)
         return lambda: _core.probe_traffic("read", array)
     if case.ceiling == "update":
-        array = _array(case.bytes / 2)  # each byte is read and written
+        array = _array(case.touched or case.bytes / 2)  # each byte is read and written
         return lambda: _core.probe_traffic("update", array)
     if case.ceiling in ("copy", "copy_nt"):
         name, source, target = case.ceiling, _array(case.bytes / 2), _array(case.bytes / 2)

@@ -63,7 +63,7 @@ def _cases(bits: int) -> list[Case]:
         "family": "dropout",
         "inputs": inputs,
         "compare": False,
-        "ceiling": "copy" if bits > 22 else "",
+        "ceiling": "copy_nt" if bits > 22 else "",
         "target": Target("torch", 5.0),
     }
     return [

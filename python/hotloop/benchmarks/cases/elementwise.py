@@ -129,8 +129,39 @@ def _choice(name: str, size: int) -> Case:
     )
 
 
+def _fresh(size: int) -> Case:
+    """The same without `out=`: what allocating a small result costs."""
+
+    def inputs(rng: np.random.Generator) -> Arrays:
+        return {"a": normal(rng, size), "b": normal(rng, size)}
+
+    def ours(arrays: Arrays) -> Call:
+        add, a, b = hl.kernels.add, arrays["a"], arrays["b"]
+        return lambda: add(a, b)
+
+    def numpy(arrays: Arrays) -> Call:
+        a, b = arrays["a"], arrays["b"]
+        return lambda: np.add(a, b)
+
+    return Case(
+        family="elementwise",
+        name=f"add {size} + {size} f32, fresh result",
+        inputs=inputs,
+        contenders={
+            "hotloop": ours,
+            "numpy": numpy,
+            "torch": torch_call(lambda torch, t: lambda: torch.add(t["a"], t["b"])),
+        },
+        bytes=12.0 * size,
+        rtol=1e-6,
+        target=Target("numpy", 1.0),
+        quick=True,
+    )
+
+
 CASES = [
     *(_binary("add", (size,), (size,), f"{size} + {size}") for size in (8, 64)),
+    *(_fresh(size) for size in (8, 64)),
     _binary("add", (1_000_000,), (1_000_000,), "1 M + 1 M"),
     _binary("add", (_LARGE,), (_LARGE,), "2^24 + 2^24"),
     _binary("mul", (4096, 1000), (1000,), "(4096, 1000) * (1000)"),

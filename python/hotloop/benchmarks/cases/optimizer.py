@@ -11,11 +11,13 @@ import hotloop as hl
 from ..case import Arrays, Build, Call, Case, Target, normal
 from ._rivals import torch_call
 
-# 784-64-64-10 with biases, and four tensors of 2.2 M parameters together.
+# 784-64-64-10 with biases; then so many parameters in a few tensors and in many.
 NETWORKS: dict[str, tuple[tuple[int, ...], ...]] = {
     "55,050 parameters in 6 tensors": ((64, 784), (64,), (64, 64), (64,), (10, 64), (10,)),
+    "55,050 parameters in 161 tensors": ((342,),) * 160 + ((330,),),
     "2.2 M parameters in 4 tensors": ((1024, 1024), (1024,), (1088, 1024), (1088,)),
     "2.2 M parameters in 161 tensors": ((13_665,),) * 161,
+    "25 M parameters in 4 tensors": ((2500, 2500),) * 4,
     "25 M parameters in 161 tensors": ((155_280,),) * 161,
 }
 
@@ -35,6 +37,12 @@ def _inputs(shapes: tuple[tuple[int, ...], ...]) -> Any:
 def _adam(arrays: Arrays) -> Call:
     params, grads, first, second = (arrays[n] for n in ("params", "grads", "first", "second"))
     step = hl.kernels.adam_step
+    return lambda: step(params, grads, first, second, lr=1e-3, step=1)
+
+
+def _adamw(arrays: Arrays) -> Call:
+    params, grads, first, second = (arrays[n] for n in ("params", "grads", "first", "second"))
+    step = hl.kernels.adamw_step
     return lambda: step(params, grads, first, second, lr=1e-3, step=1)
 
 
@@ -117,8 +125,20 @@ def _cases(label: str, shapes: tuple[tuple[int, ...], ...]) -> list[Case]:
                 "torch": {"fused": _torch("Adam", fused=True), "eager": _torch("Adam")},
             },
             bytes=28 * size,
+            touched=16 * size,
             target=Target("torch", 1.05 if large else 1.5),
-            quick=not large,
+            quick=not large and len(shapes) < 10,
+            **shared,
+        ),
+        Case(
+            name=f"adamw_step, {label}",
+            contenders={
+                "hotloop": _adamw,
+                "torch": {"fused": _torch("AdamW", fused=True), "eager": _torch("AdamW")},
+            },
+            bytes=28 * size,
+            touched=16 * size,
+            target=Target("torch", 1.05 if large else 1.5),
             **shared,
         ),
         Case(
@@ -132,6 +152,7 @@ def _cases(label: str, shapes: tuple[tuple[int, ...], ...]) -> list[Case]:
                 },
             },
             bytes=20 * size,
+            touched=12 * size,
             target=Target("torch", 1.05 if large else 1.5),
             **shared,
         ),
@@ -139,6 +160,7 @@ def _cases(label: str, shapes: tuple[tuple[int, ...], ...]) -> list[Case]:
             name=f"adamw_step with clipping, {label}",
             contenders={"hotloop": _adamw_clipped, "torch": torch_call(_torch_clipped)},
             bytes=32 * size,
+            touched=16 * size,
             **shared,
         ),
     ]
