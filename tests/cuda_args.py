@@ -334,6 +334,7 @@ class DropoutArgs(ctypes.Structure):
         ("threshold", ctypes.c_uint64),
         ("scale", F64),
         ("counter", PTR),
+        ("stream_stores", ctypes.c_bool),
     ]
 
 
