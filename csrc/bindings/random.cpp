@@ -50,8 +50,8 @@ py::object fill(const char* op, Kernel<RandomArgs> kernel, std::int64_t grain, p
   checked_product(op, sizes.data(), static_cast<int>(sizes.size()), item_size(wanted));
   Output output(op, out, wanted, sizes, row_major_strides(sizes));
   const RandomKey random = parse_key(op, key);
-  const RandomArgs args{output.data, output.array.size, wanted, random.seed, random.stream, shift,
-                        scale};
+  const RandomArgs args{
+      output.data, output.array.size, wanted, random.seed, random.stream, shift, scale, nullptr};
   run(kernel, args,
       {.units = (args.size + kRandomUnit - 1) / kRandomUnit,
        .grain = grain,
