@@ -255,13 +255,13 @@ void checked_image(const char* op, const Shape& shape, DType dtype) {
 }
 
 // Bias of `channels` values and the activation, checked.
-struct Epilogue {
+struct BiasAndActivation {
   Array bias;
   ConvEpilogue values;
 };
-Epilogue parse_epilogue(const char* op, const Array& x, py::handle b_object, std::int64_t channels,
-                        py::handle activation) {
-  Epilogue epilogue;
+BiasAndActivation parse_epilogue(const char* op, const Array& x, py::handle b_object,
+                                 std::int64_t channels, py::handle activation) {
+  BiasAndActivation epilogue;
   if (given(b_object)) {
     epilogue.bias = input(op, "b", b_object);
     same_dtype(op, "x", x, "b", epilogue.bias);
@@ -292,7 +292,7 @@ py::object forward(py::handle x_object, py::handle w_object, py::handle b_object
   same_dtype(op, "x", x, "w", w);
   const Settings s = parse_settings(op, dims, stride, padding, dilation, groups, layout);
   ConvProblem problem = infer(op, x.dtype, s, "x", x.shape_vector(), "w", w.shape_vector());
-  const Epilogue epilogue = parse_epilogue(op, x, b_object, problem.o, activation);
+  const BiasAndActivation epilogue = parse_epilogue(op, x, b_object, problem.o, activation);
   const Shape shape = result_shape(s, problem);
   checked_image(op, shape, x.dtype);
   Output out(op, out_object, x.dtype, shape,
@@ -427,7 +427,7 @@ py::object transpose(py::handle x_object, py::handle w_object, py::handle b_obje
   // More output_padding than stride gives pixels whose window no x has: they are zeros or bias.
   problem.out_d = at(from, axes.d), problem.out_h = at(from, axes.h);
   problem.out_w = at(from, axes.w);
-  const Epilogue epilogue = parse_epilogue(op, x, b_object, channels, activation);
+  const BiasAndActivation epilogue = parse_epilogue(op, x, b_object, channels, activation);
   Output out(op, out_object, x.dtype, shape, image_strides(s, channels, d, h, width));
   no_overlap(op, out, "x", x);
   no_overlap(op, out, "w", w);

@@ -8,6 +8,14 @@
 
 namespace hotloop {
 
+// Strides of C order, in elements.
+inline Shape row_major(const Shape& shape) {
+  Shape strides(shape.size());
+  std::int64_t step = 1;
+  for (std::size_t axis = shape.size(); axis-- > 0; step *= shape[axis]) strides[axis] = step;
+  return strides;
+}
+
 template <int arrays>
 struct Dims {
   int count = 0;

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "bindings/array.h"
+#include "bindings/dims.h"
 #include "bindings/gil.h"
 #include "bindings/params.h"
 
@@ -11,7 +12,7 @@ namespace hotloop {
 
 namespace {
 
-constexpr std::int64_t kGrainElements = 16384;
+constexpr std::int64_t kEmbeddingGrain = 16384;
 
 // int32 or int64, dense.
 struct Indices {
@@ -90,19 +91,12 @@ void check_indices(const char* op, const Indices& indices, std::int64_t rows) {
 
 template <class Body>
 void compute(std::int64_t elements, Body body) {
-  if (elements >= 2 * kGrainElements) {
+  if (elements >= 2 * kEmbeddingGrain) {
     const GilReleased released;
     body();
   } else {
     body();
   }
-}
-
-Shape dense_strides(const Shape& shape) {
-  Shape strides(shape.size());
-  std::int64_t step = 1;
-  for (std::size_t axis = shape.size(); axis-- > 0; step *= shape[axis]) strides[axis] = step;
-  return strides;
 }
 
 // Dense rows along the last axis, one distance apart; packed where they are not.
@@ -125,7 +119,7 @@ py::object embedding(py::handle indices_object, py::handle weight_object, py::ha
   Shape shape = indices.shape;
   shape.push_back(weight.shape(1));
   checked_product(op, shape.data(), static_cast<int>(shape.size()), item_size(weight.dtype));
-  Output out(op, out_object, weight.dtype, shape, dense_strides(shape));
+  Output out(op, out_object, weight.dtype, shape, row_major(shape));
   no_overlap(op, out, "weight", weight);
   EmbeddingArgs args{};
   args.dtype = weight.dtype;
@@ -136,7 +130,7 @@ py::object embedding(py::handle indices_object, py::handle weight_object, py::ha
   const Array table = rows_of(weight, &args.weight_stride);
   args.weight = table.data;
   args.out = out.data;
-  const std::int64_t grain = kGrainElements / (args.width + 16);
+  const std::int64_t grain = kEmbeddingGrain / (args.width + 16);
   run(embedding_kernel(), args,
       Split{.units = args.width > 0 ? args.positions : 0,
             .grain = grain > 0 ? grain : 1,
@@ -176,7 +170,7 @@ py::object embedding_backward(py::handle dy_object, py::handle indices_object,
   }
   const Shape shape{num_embeddings, width};
   checked_product(op, shape.data(), 2, 8);
-  Output out(op, out_object, dy.dtype, shape, dense_strides(shape));
+  Output out(op, out_object, dy.dtype, shape, row_major(shape));
   no_overlap(op, out, "dy", dy);
   args.dtype = dy.dtype;
   args.positions = indices.count;

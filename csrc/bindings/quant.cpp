@@ -34,7 +34,7 @@ std::int32_t checked_zero(const char* op, const char* name, std::int64_t zero, D
                               std::to_string(zero));
 }
 
-std::int64_t integer(const char* op, const char* name, py::handle object) {
+std::int64_t whole_number(const char* op, const char* name, py::handle object) {
   if (!PyIndex_Check(object.ptr()) || PyBool_Check(object.ptr())) {
     throw DTypeError(std::string(op) + ": " + name + " must be an integer or an int32 array, got " +
                      type_text(object));
@@ -46,7 +46,7 @@ std::int64_t integer(const char* op, const char* name, py::handle object) {
   return overflow > 0 ? INT64_MAX : overflow < 0 ? INT64_MIN : value;
 }
 
-bool is_array(py::handle object) {
+bool is_ndarray(py::handle object) {
   return py::isinstance<py::array>(object);
 }
 
@@ -54,7 +54,7 @@ bool is_array(py::handle object) {
 std::vector<std::int32_t> zeros_of(const char* op, const char* name, py::handle object,
                                    std::int64_t count, DType dtype) {
   std::vector<std::int32_t> zeros(static_cast<std::size_t>(count));
-  if (is_array(object)) {
+  if (is_ndarray(object)) {
     const Array array = input(op, name, object, dtypes(DType::s32));
     require_shape(op, name, array, {count});
     for (std::int64_t j = 0; j < count; ++j) {
@@ -62,7 +62,8 @@ std::vector<std::int32_t> zeros_of(const char* op, const char* name, py::handle 
           checked_zero(op, name, array.as<std::int32_t>()[j * array.stride(0)], dtype);
     }
   } else {
-    std::fill(zeros.begin(), zeros.end(), checked_zero(op, name, integer(op, name, object), dtype));
+    std::fill(zeros.begin(), zeros.end(),
+              checked_zero(op, name, whole_number(op, name, object), dtype));
   }
   return zeros;
 }
@@ -70,7 +71,7 @@ std::vector<std::int32_t> zeros_of(const char* op, const char* name, py::handle 
 // One scale for all, or a float32 array of `count`: as `count` numbers, positive and finite.
 std::vector<float> scales_of(const char* op, py::handle object, std::int64_t count) {
   std::vector<float> scales(static_cast<std::size_t>(count));
-  if (is_array(object)) {
+  if (is_ndarray(object)) {
     const Array array = input(op, "scale", object, dtypes(DType::f32));
     require_shape(op, "scale", array, {count});
     for (std::int64_t j = 0; j < count; ++j) {
@@ -143,9 +144,9 @@ py::object gemm_int8_call(py::handle a_object, py::handle b_object, py::handle b
   p.c_type = given(scale)
                  ? wanted_dtype(op, dtype, out_object, kBytes | dtypes(DType::f32), DType::f32)
                  : wanted_dtype(op, dtype, out_object, dtypes(DType::s32), DType::s32);
-  p.a_zero = checked_zero(op, "a_zero", integer(op, "a_zero", a_zero), a.dtype);
+  p.a_zero = checked_zero(op, "a_zero", whole_number(op, "a_zero", a_zero), a.dtype);
   std::vector<std::int32_t> zeros;
-  if (is_array(b_zero) || integer(op, "b_zero", b_zero) != 0) {
+  if (is_ndarray(b_zero) || whole_number(op, "b_zero", b_zero) != 0) {
     zeros = zeros_of(op, "b_zero", b_zero, n, b.dtype);
     p.b_zero = zeros.data();
   }
@@ -154,7 +155,7 @@ py::object gemm_int8_call(py::handle a_object, py::handle b_object, py::handle b
     scales = scales_of(op, scale, n);
     p.scale = scales.data();
   }
-  const std::int64_t zero = integer(op, "out_zero", c_zero);
+  const std::int64_t zero = whole_number(op, "out_zero", c_zero);
   if (p.c_type == DType::s8 || p.c_type == DType::u8) {
     p.c_zero = checked_zero(op, "out_zero", zero, p.c_type);
   } else if (zero != 0) {
@@ -184,7 +185,7 @@ py::object convert(const char* op, Kernel<QuantArgs> kernel, const Array& x, py:
   std::int64_t outer = 1, channels = 1, inner = 1;
   const bool by_channel = given(axis_object);
   if (by_channel) {
-    const int axis = parse_axis(op, integer(op, "axis", axis_object), x.ndim);
+    const int axis = parse_axis(op, whole_number(op, "axis", axis_object), x.ndim);
     for (int i = 0; i < x.ndim; ++i)
       (i < axis ? outer : i == axis ? channels : inner) *= x.shape(i);
   }
