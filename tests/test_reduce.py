@@ -123,6 +123,33 @@ def test_long_reductions_are_cut_into_chunks(name, level, dtype, rng):
 
 
 @pytest.mark.parametrize("name", OPS)
+def test_long_rows_reduced_down_the_columns(name, level, dtype, rng):
+    """Blocks of 128 rows by four, strips of 8 KB of columns, and what is left over of each."""
+    for rows, columns in ((127, 700), (128, 1025), (131, 2047), (386, 2050), (1023, 257)):
+        check(name, rng.standard_normal((rows, columns)).astype(dtype), 0)
+    x = rng.standard_normal((257, 2, 1031)).astype(dtype)
+    check(name, x, 0)
+    check(name, x[:, :, :700], 0)
+    check(name, x[::-1, 0], 0, out=np.empty(2062, dtype)[::2])
+
+
+def test_not_a_number_stays_in_its_column(level, dtype, rng):
+    x = rng.standard_normal((400, 600)).astype(dtype)
+    x[0, 3] = x[399, 5] = x[130, 7] = np.nan
+    x[0, 11] = x[399, 13] = x[130, 17] = np.inf
+    x[0, 19] = x[200, 19] = np.inf
+    for name in ("sum", "max", "mean"):
+        with np.errstate(invalid="ignore"):
+            want = getattr(np, name)(x, 0)
+        got = getattr(kernels, name)(x, 0)
+        assert (np.isnan(got) == np.isnan(want)).all()
+        assert (np.isinf(got) == np.isinf(want)).all()
+    got = kernels.var(x, 0)
+    assert np.isnan(got[[3, 5, 7, 11, 13, 17, 19]]).all()
+    assert np.isnan(got).sum() == 7
+
+
+@pytest.mark.parametrize("name", OPS)
 def test_same_bits_for_any_number_of_threads(name, rng):
     ours = OPS[name][0]
     for shape, axis in (((1_000_003,), None), ((70_001, 9), 0), ((700, 1300), 1), ((900, 1100), 0)):

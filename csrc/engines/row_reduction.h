@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "simd/simd.h"
 
@@ -58,6 +59,37 @@ struct MinOp {
     return simd::reduce_min(a);
   }
 };
+
+struct MulOp {
+  template <class T>
+  static T start() {
+    return T(1);
+  }
+  template <class T>
+  [[gnu::always_inline]] static inline Vec<T> combine(Vec<T> a, Vec<T> b) {
+    return a * b;
+  }
+  template <class T>
+  [[gnu::always_inline]] static inline T across(Vec<T> a) {
+    T lanes[Vec<T>::lanes];
+    simd::store(lanes, a);
+    for (int half = Vec<T>::lanes / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) lanes[i] *= lanes[i + half];
+    }
+    return lanes[0];
+  }
+};
+
+// The sum of the squares: AddOp, each element squared as it comes.
+struct SquaresOp : AddOp {};
+template <class Op, class T>
+[[gnu::always_inline]] static inline Vec<T> term(Vec<T> x) {
+  if constexpr (std::is_same_v<Op, SquaresOp>) {
+    return x * x;
+  } else {
+    return x;
+  }
+}
 
 // ---- walks -------------------------------------------------------------------------------------
 

@@ -14,23 +14,55 @@ namespace {
 constexpr std::int64_t kChunkTerms = 32768;  // elements that are worth a unit of their own
 constexpr std::int64_t kFewUnits = 32;       // above that the outputs alone occupy the threads
 constexpr std::int64_t kMaxChunks = 64;
-constexpr std::int64_t kTallRows = 128, kTallChunks = 256;
+constexpr std::int64_t kWideRows = 128;  // chunks of wide_reduce are multiples of its blocks
+constexpr std::int64_t kWideUnits = 64;
+constexpr std::int64_t kWideColumnBytes = 512, kWideBytes = std::int64_t{1} << 18;
 constexpr std::int64_t kGrainTerms = 65536;  // elements read in about 10 microseconds
+
+std::int64_t item_of(DType dtype) {
+  return dtype == DType::f32 ? 4 : 8;
+}
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
 
 std::int64_t columns_of(const ReduceArgs& args) {
   return args.columns ? args.kept_sizes[args.kept_dims - 1] : 1;
 }
+// Outputs of a unit, where there are as many.
+std::int64_t width_of(const ReduceArgs& args) {
+  return args.wide ? kReduceWideBytes / item_of(args.dtype) : kReduceColumns;
+}
 
 void start(Kernel<ReduceArgs> kernel, const ReduceArgs& args) {
-  const std::int64_t columns = columns_of(args);
+  const std::int64_t columns = columns_of(args), most = width_of(args);
   if (args.outputs == 0) return;
-  const std::int64_t width = columns < kReduceColumns ? columns : kReduceColumns;
-  const std::int64_t blocks = (columns + kReduceColumns - 1) / kReduceColumns;
-  const std::int64_t chunks = args.reduced > 0 ? (args.reduced + args.chunk - 1) / args.chunk : 1;
-  const std::int64_t terms = args.chunk * width;
+  const std::int64_t chunks = args.reduced > 0 ? ceil_div(args.reduced, args.chunk) : 1;
+  const std::int64_t terms = args.chunk * (columns < most ? columns : most);
   launch(kernel, args,
-         Split{.units = args.outputs / columns * blocks * chunks,
+         Split{.units = args.outputs / columns * ceil_div(columns, most) * chunks,
                .grain = terms >= kGrainTerms ? 1 : kGrainTerms / (terms > 0 ? terms : 1)});
+}
+
+// Long rows that lie in memory as they are, more than L2 likes: wide_reduce.
+bool is_wide(const ReduceArgs& args) {
+  const int inner = args.kept_dims - 1;
+  const std::int64_t item = item_of(args.dtype);
+  return args.columns && args.reduced_dims == 1 && args.kept_strides[inner] == 1 &&
+         args.op != ReduceOp::logsumexp && args.reduced >= 16 &&
+         args.kept_sizes[inner] * item >= kWideColumnBytes &&
+         args.outputs * args.reduced * item >= kWideBytes;
+}
+
+std::int64_t wide_chunk(const ReduceArgs& args) {
+  const std::int64_t columns = columns_of(args), most = width_of(args);
+  const std::int64_t units = args.outputs / columns * ceil_div(columns, most);
+  // Partial variances are merged by one thread.
+  const std::int64_t wanted = args.op == ReduceOp::var ? kWideUnits / 2 : kWideUnits;
+  std::int64_t rows = ceil_div(args.reduced, wanted > units ? wanted / units : 1);
+  const std::int64_t least = kChunkTerms / (columns < most ? columns : most);
+  if (rows < least) rows = least;
+  return ceil_div(rows, kWideRows) * kWideRows;
 }
 
 // Sets the chunks; true where there are several, and partial results to be combined.
@@ -39,12 +71,15 @@ bool cut(ReduceArgs& args) {
   args.out_chunk_stride = 0;
   const std::int64_t columns = columns_of(args);
   const std::int64_t width = columns < kReduceColumns ? columns : kReduceColumns;
-  // Rows that lie pages apart: chunks of few rows, so that neighbouring units find the pages known.
-  const bool tall = args.columns && args.reduced >= 4 * kTallRows && args.reduced_dims == 1 &&
-                    columns >= 4 * kReduceColumns;
-  if (tall) {
-    args.chunk = (args.reduced + kTallChunks - 1) / kTallChunks;
-    args.chunk = (args.chunk + kTallRows - 1) / kTallRows * kTallRows;
+  args.wide = is_wide(args);
+  if (args.wide) {
+    const std::int64_t rows = wide_chunk(args);
+    if (rows < args.reduced || args.op == ReduceOp::var) {
+      args.chunk = rows < args.reduced ? rows : args.reduced;
+    } else {
+      args.wide = args.out_strides[args.kept_dims - 1] == 1;
+      return false;
+    }
   } else if (args.outputs / (width > 0 ? width : 1) >= kFewUnits ||
              args.reduced < 2 * kChunkTerms / (width > 0 ? width : 1)) {
     return false;
@@ -143,16 +178,17 @@ bool beats(T x, T best, bool smallest) {
 
 void run_reduce(const ReduceArgs& whole) {
   ReduceArgs args = whole;
-  if (!cut(args)) {
-    start(reduce_kernel(), args);
+  const bool several = cut(args);
+  const auto kernel = args.wide ? wide_reduce_kernel() : reduce_kernel();
+  if (!several) {
+    start(kernel, args);
     return;
   }
-  const std::int64_t chunks = chunks_of(args);
-  const std::int64_t item = args.dtype == DType::f32 ? 4 : 8;
+  const std::int64_t chunks = chunks_of(args), item = item_of(args.dtype);
   const Scratch partial(static_cast<std::size_t>(chunks * args.outputs * item));
   args.out = partial.get();
   args.divisor = 1;
-  start(reduce_kernel(), args);
+  start(kernel, args);
 
   ReduceArgs combine = whole;
   if (whole.op == ReduceOp::squares) combine.op = ReduceOp::sum;
@@ -173,12 +209,11 @@ void run_pair_reduce(const ReduceArgs& whole) {
     start(pair_reduce_kernel(), args);
     return;
   }
-  const std::int64_t item = args.dtype == DType::f32 ? 4 : 8;
-  const std::int64_t bytes = chunks_of(args) * args.outputs * item;
+  const std::int64_t bytes = chunks_of(args) * args.outputs * item_of(args.dtype);
   const Scratch first(static_cast<std::size_t>(bytes)), second(static_cast<std::size_t>(bytes));
   args.out = first.get();
   args.second = second.get();
-  start(pair_reduce_kernel(), args);
+  start(args.wide ? wide_reduce_kernel() : pair_reduce_kernel(), args);
   const auto merge = args.dtype == DType::f32 ? merge_pairs<float> : merge_pairs<double>;
   merge(whole, args, first.get(), second.get());
 }
@@ -203,7 +238,7 @@ void run_index_along(const AlongArgs& whole) {
   }
   // A single long line: its chunks as lines, the places compared in order. The last chunk is
   // longer.
-  const std::int64_t each = whole.size / chunks, item = whole.dtype == DType::f32 ? 4 : 8;
+  const std::int64_t each = whole.size / chunks, item = item_of(whole.dtype);
   const Scratch scratch(static_cast<std::size_t>(chunks + 1) * sizeof(std::int64_t));
   auto* places = static_cast<std::int64_t*>(scratch.get());
   AlongArgs args = whole;

@@ -3,8 +3,8 @@
 //
 // The axes are sorted by the binding into kept and reduced ones, the innermost last. A unit is one
 // chunk of the reduced elements for one output (rows) or for a block of neighbouring outputs
-// (columns). With several chunks the outputs are partial results, [chunk][output], which a second
-// launch combines.
+// (columns, narrow or wide). With several chunks the outputs are partial results, [chunk][output],
+// which a second launch combines.
 #pragma once
 
 #include "core/dispatch.h"
@@ -12,7 +12,8 @@
 namespace hotloop {
 
 constexpr int kReduceDims = 16;
-constexpr std::int64_t kReduceColumns = 128;  // outputs of a unit in column mode
+constexpr std::int64_t kReduceColumns = 128;     // outputs of a unit in column mode
+constexpr std::int64_t kReduceWideBytes = 8192;  // of wide_reduce: a quarter of L1
 
 // squares: the sum of the squares. The last two keep a pair of numbers for each output
 // (pair_reduce).
@@ -26,6 +27,7 @@ struct ReduceArgs {
   void* second;          // pair_reduce: null, or the second numbers of partial results
   double divisor;        // of the totals; 1 for none
   bool columns;          // lanes are neighbouring outputs instead of neighbouring terms
+  bool wide;             // columns, by wide_reduce
   std::int64_t reduced;  // terms of one output
   std::int64_t chunk;    // terms of one unit
   std::int64_t outputs;
@@ -42,6 +44,10 @@ struct ReduceArgs {
 HOTLOOP_KERNEL(reduce, ReduceArgs)
 // var: (mean, sum of squared distances); logsumexp: (maximum, sum of exp(x - maximum)).
 HOTLOOP_KERNEL(pair_reduce, ReduceArgs)
+
+// Columns of long dense rows: a unit is a chunk of rows for kReduceWideBytes of outputs. All ops
+// but logsumexp; var writes pairs.
+HOTLOOP_KERNEL(wide_reduce, ReduceArgs)
 
 // Along one axis. A unit is one line, or a block of kReduceColumns neighbouring lines where those
 // lie side by side.

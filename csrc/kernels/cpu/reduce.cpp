@@ -6,45 +6,12 @@
 // NumPy's pairwise sum, but also down the columns, where NumPy adds naively.
 #include "kernels/reduce.h"
 
-#include <type_traits>
-
 #include "engines/row_reduction.h"
 
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
 
 constexpr int kBlock = 32;  // steps of a chain before its block is put on the cascade
-
-struct MulOp {
-  template <class T>
-  static T start() {
-    return T(1);
-  }
-  template <class T>
-  [[gnu::always_inline]] static inline Vec<T> combine(Vec<T> a, Vec<T> b) {
-    return a * b;
-  }
-  template <class T>
-  [[gnu::always_inline]] static inline T across(Vec<T> a) {
-    T lanes[Vec<T>::lanes];
-    simd::store(lanes, a);
-    for (int half = Vec<T>::lanes / 2; half > 0; half /= 2) {
-      for (int i = 0; i < half; ++i) lanes[i] *= lanes[i + half];
-    }
-    return lanes[0];
-  }
-};
-
-// The sum of the squares: AddOp, each element squared as it comes.
-struct SquaresOp : AddOp {};
-template <class Op, class T>
-[[gnu::always_inline]] static inline Vec<T> term(Vec<T> x) {
-  if constexpr (std::is_same_v<Op, SquaresOp>) {
-    return x * x;
-  } else {
-    return x;
-  }
-}
 
 template <class Op, class T>
 struct RowTotal {

@@ -38,6 +38,8 @@ def _reduction(name: str, shape: tuple[int, ...], axis: int | None) -> Case:
     if hasattr(np, name):
         contenders["numpy"] = numpy
     large = bool(np.prod(shape) >= 1 << 24)
+    square = shape == (1000, 1000)
+    promised = large and name in ("sum", "mean", "var", "max")
     return Case(
         family="reduce",
         name=f"{name} of {shape}, axis {axis} f32",
@@ -46,7 +48,7 @@ def _reduction(name: str, shape: tuple[int, ...], axis: int | None) -> Case:
         bytes=4.0 * float(np.prod(shape)),
         ceiling="read" if np.prod(shape) >= 1_000_000 else "",
         rtol=1e-4,
-        target=Target("ceiling", 0.9) if large and name in ("sum", "mean", "var", "max") else None,
+        target=Target("ceiling", 0.9) if promised else Target("best", 1.0) if square else None,
         quick=bool(np.prod(shape) < 10_000),
     )
 
