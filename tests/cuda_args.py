@@ -54,6 +54,7 @@ class SoftmaxArgs(ctypes.Structure):
         ("row_dims", I32),
         ("row_sizes", I64 * DIMS),
         ("row_strides", (I64 * DIMS) * 3),
+        ("memory", I64 * 4),
     ]
 
 
@@ -80,6 +81,7 @@ class CrossEntropyArgs(ctypes.Structure):
         ("row_dims", I32),
         ("row_sizes", I64 * DIMS),
         ("row_strides", (I64 * DIMS) * 4),
+        ("memory", I64 * 4),
     ]
 
 

@@ -320,6 +320,32 @@ def test_ignored_rows_of_every_kind(level, dtype, rng):
         assert_close(dlogits, want, 20)
 
 
+@pytest.mark.parametrize("classes", [2048, 2049, 6001])
+def test_rows_of_several_pieces(classes, level, dtype, rng):
+    logits = rng.standard_normal((5, classes)).astype(dtype)
+    logits[0] += np.linspace(0, 200, classes)  # the label's piece has another base than the row
+    logits[1] -= np.linspace(0, 200, classes)
+    labels = np.array([1, classes - 1, 7, -100, classes // 2])
+    weight = rng.uniform(0.5, 2, classes).astype(dtype)
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(1, keepdims=True))
+    log_sum = np.log(powers.sum(1)) + wide.max(1)
+    kept = labels >= 0
+    factors = np.where(kept, weight[labels], 0).astype(np.float64)
+    want = np.where(kept, factors * (log_sum - wide[np.arange(5), labels]), 0)
+    gradient = powers / powers.sum(1, keepdims=True)
+    gradient[np.arange(5)[kept], labels[kept]] -= 1
+    gradient *= factors[:, None]
+    how = {"weight": weight, "reduction": "none"}
+    assert_close(kernels.cross_entropy(logits, labels, **how), want, 8)
+    for out in (None, logits.copy()):
+        source = logits if out is None else out
+        losses, dlogits = kernels.cross_entropy_with_grad(source, labels, out=out, **how)
+        assert_close(losses, want, 8)
+        assert_close(dlogits, gradient, 16, scale=2)
+    assert_same_bits(lambda: kernels.cross_entropy_with_grad(logits, labels, **how)[1])
+
+
 @pytest.mark.parametrize("classes", [1003, 4500])
 def test_gradients_larger_than_the_caches(level, classes, rng):
     rows = 13_000_000 // (4 * classes)

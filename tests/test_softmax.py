@@ -104,6 +104,36 @@ def test_long_rows(name, level, dtype, rng):
     check_backward(name, rng.standard_normal(x.shape).astype(dtype), FORWARD[name][0](x))
 
 
+@pytest.mark.parametrize("size", [2047, 2048, 2049, 4097, 7000])
+def test_rows_of_several_pieces(size, level, dtype, rng):
+    """The base of the exponentials moves from piece to piece; a piece may hold nothing but -inf."""
+    x = rng.standard_normal((6, size)).astype(dtype)
+    x[0] += np.linspace(0, 300, size)  # the maximum rises
+    x[1] -= np.linspace(0, 300, size)
+    x[2, :2048] = -np.inf
+    x[2, -1] = 1
+    x[3, 2:] = -np.inf
+    x[4] -= 1e4
+    x[5] = -50
+    x[5, -1] = 1e4
+    shift = x - x.max(axis=1, keepdims=True)
+    y = np.exp(shift.astype(np.float64))
+    y /= y.sum(axis=1, keepdims=True)
+    own = x.copy()
+    for source, out in ((x, None), (x, np.empty_like(x)), (own, own)):
+        got = kernels.softmax(source, out=out)
+        rtol = 1e-4 if dtype == np.float32 else 1e-12  # of x - max, up to 300
+        np.testing.assert_allclose(got, y, rtol=rtol, atol=1e-30)
+    assert_close(kernels.log_softmax(x[:2]), np.log(y[:2]), 2, kind="composed", scale=300)
+    bad = x[4:].copy()
+    bad[0] = -np.inf
+    bad[1, 3] = np.nan
+    assert np.isnan(kernels.softmax(bad)).all()
+    bad[1, 3] = np.inf
+    assert np.isnan(kernels.softmax(bad[1])).all()
+    assert_same_bits(lambda: kernels.softmax(x))
+
+
 @pytest.mark.parametrize("name", FORWARD)
 def test_same_bits_for_any_number_of_threads(name, rng):
     for shape, axis in (((700, 133), 1), ((4, 30, 1000), 1), ((30_000, 3), 1)):

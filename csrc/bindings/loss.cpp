@@ -6,6 +6,7 @@
 #include "bindings/array.h"
 #include "bindings/dims.h"
 #include "bindings/params.h"
+#include "bindings/row_memory.h"
 #include "kernels/reduce.h"
 
 namespace hotloop {
@@ -14,9 +15,9 @@ namespace {
 
 static_assert(kLossDims == kMaxDims);
 
-constexpr std::int64_t kGrainElements = 8192;  // exponentials computed in about 10 microseconds
+constexpr std::int64_t kLossGrain = 8192;  // exponentials computed in about 10 microseconds
 // From here on (bytes of both arrays) the gradient is written around the caches.
-constexpr std::int64_t kStreamBytes = std::int64_t{24} << 20;
+constexpr std::int64_t kLossStream = std::int64_t{24} << 20;
 constexpr std::int64_t kPairGrain = 16;  // chunks of kPairChunk elements
 
 enum class Reduction { mean, sum, none, batch_mean };
@@ -123,16 +124,6 @@ void require_rows(const char* op, const char* name, const Array& x, std::int64_t
                    shape_text(x.shape_vector()) + "; skip empty batches or use reduction=\"sum\"");
 }
 
-Shape dense_strides(const Shape& shape) {
-  Shape strides(shape.size());
-  std::int64_t step = 1;
-  for (std::size_t d = shape.size(); d-- > 0;) {
-    strides[d] = step;
-    step *= shape[d];
-  }
-  return strides;
-}
-
 // Probabilities instead of labels: floats with as many axes as the logits.
 bool holds_probabilities(py::handle object, int ndim) {
   if (!py::isinstance<py::array>(object)) return false;
@@ -206,7 +197,7 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
   const std::int64_t item = item_size(logits.dtype);
   const bool reduced = reduction != Reduction::none;
   const Scratch scratch(reduced ? static_cast<std::size_t>(rows * item) : 0);
-  const Shape loss_strides = dense_strides(row_shape);
+  const Shape loss_strides = row_major(row_shape);
 
   Dims<4> dims;
   for (int d = 0, row = 0; d < logits.ndim; ++d) {
@@ -252,7 +243,8 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
       args.classes == 1 ||
       (args.class_strides[0] == 1 && args.class_strides[1] == 1 && args.class_strides[2] == 1);
   args.stream = args.unit_stride && gradient && args.kind == RowLoss::labels &&
-                args.dlogits != args.logits && 2 * logits.size * item >= kStreamBytes;
+                args.dlogits != args.logits && 2 * logits.size * item >= kLossStream &&
+                args.classes * item <= kMostKeptBytes;
   args.row_dims = dims.count;
   for (int d = 0; d < dims.count; ++d) {
     args.row_sizes[d] = dims.sizes[d];
@@ -267,9 +259,14 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
     units = units / columns * ((columns + kLossColumns - 1) / kLossColumns);
     per_unit *= columns < kLossColumns ? columns : kLossColumns;
   }
+  const bool pieces = args.unit_stride && args.kind == RowLoss::labels && gradient &&
+                      (args.stream || args.classes > kRowPiece);
+  const RowScratch row_scratch(pieces, args.stream, args.classes, item);
+  args.memory = row_scratch.view();
   run(cross_entropy_kernel(), args,
       Split{.units = units,
-            .grain = per_unit >= kGrainElements ? 1 : kGrainElements / per_unit,
+            .grain = per_unit >= kLossGrain ? 1 : kLossGrain / per_unit,
+            .max_threads = row_scratch.threads,
             .interruptible = !gradient || gradient->is_fresh});
   if (reduced) run_sum(logits.dtype, scratch.get(), rows, divisor, loss.data);
   if (!gradient) return loss.finish();
@@ -333,7 +330,7 @@ py::object pair_loss_any(const char* name, py::handle x_object, py::handle targe
   Output loss(op, py::none(), given_x.dtype, reduction == Reduction::none ? shape : Shape{});
   std::unique_ptr<Output> gradient;
   if (with_grad) {
-    gradient = std::make_unique<Output>(op, out_object, given_x.dtype, shape, dense_strides(shape));
+    gradient = std::make_unique<Output>(op, out_object, given_x.dtype, shape, row_major(shape));
     no_overlap(op, *gradient, "x", given_x, Overlap::same_allowed);
     no_overlap(op, *gradient, "target", given_target, Overlap::same_allowed);
     if (weight.owner) no_overlap(op, *gradient, "weight", weight);

@@ -4,6 +4,7 @@
 #include "bindings/array.h"
 #include "bindings/dims.h"
 #include "bindings/params.h"
+#include "bindings/row_memory.h"
 
 namespace hotloop {
 
@@ -12,8 +13,8 @@ namespace {
 static_assert(kRowDims == kMaxDims);
 
 // From here on (bytes of all arrays) the output is written around the caches.
-constexpr std::int64_t kStreamBytes = std::int64_t{24} << 20;
-constexpr std::int64_t kGrainElements = 8192;  // exponentials computed in about 10 microseconds
+constexpr std::int64_t kSoftmaxStream = std::int64_t{24} << 20;
+constexpr std::int64_t kSoftmaxGrain = 8192;  // exponentials computed in about 10 microseconds
 
 void run_softmax(SoftmaxOp op, const Array& a, const Array& b, const Output& out, int axis) {
   if (a.size == 0) return;
@@ -40,8 +41,9 @@ void run_softmax(SoftmaxOp op, const Array& a, const Array& b, const Output& out
         args.axis_strides[0] == 1 && args.axis_strides[1] == 1 && args.axis_strides[2] == 1;
   }
   const std::int64_t moved = (b.data == a.data ? 2 : 3) * a.size * item;
-  args.stream =
-      args.unit_stride && moved >= kStreamBytes && args.out != args.a && args.out != args.b;
+  const bool forward = op == SoftmaxOp::softmax || op == SoftmaxOp::log_softmax;
+  args.stream = args.unit_stride && moved >= kSoftmaxStream && args.out != args.a &&
+                args.out != args.b && (!forward || args.n * item <= kMostKeptBytes);
   args.row_dims = rows.count;
   const int last = rows.count - 1;
   for (int d = 0; d < rows.count; ++d) {
@@ -56,9 +58,13 @@ void run_softmax(SoftmaxOp op, const Array& a, const Array& b, const Output& out
     units = units / columns * ((columns + kSoftmaxColumns - 1) / kSoftmaxColumns);
     per_unit *= columns < kSoftmaxColumns ? columns : kSoftmaxColumns;
   }
+  const bool pieces = args.unit_stride && (args.stream || args.n > kRowPiece);
+  const RowScratch scratch(pieces && op == SoftmaxOp::softmax, args.stream, args.n, item);
+  args.memory = scratch.view();
   run(softmax_kernel(), args,
       Split{.units = units,
-            .grain = per_unit >= kGrainElements ? 1 : kGrainElements / per_unit,
+            .grain = per_unit >= kSoftmaxGrain ? 1 : kSoftmaxGrain / per_unit,
+            .max_threads = scratch.threads,
             .interruptible = out.is_fresh});
 }
 

@@ -1,8 +1,13 @@
 // What softmax and cross entropy share: the maximum and the exponentials of a row, and a last pass
 // that writes around the caches.
+//
+// Long rows are visited once for both (Milakov and Gimelshein, arXiv 1805.02867, by pieces): the
+// exponentials of a piece are relative to the largest element so far, and the last pass brings them
+// to one base, piece by piece. The next piece is asked for while this one is computed.
 #pragma once
 
 #include "engines/row_reduction.h"
+#include "kernels/row_memory.h"
 #include "simd/math.h"
 
 namespace hotloop::HOTLOOP_LEVEL {
@@ -44,8 +49,6 @@ template <class T>
   }
 }
 
-constexpr std::int64_t kRowBuffer = 4096;  // elements that a thread keeps beside a row: half of L1
-
 // out[i..] = value(i, lanes) for a dense row, whole aligned vectors around the caches.
 template <class T, class Value>
 [[gnu::always_inline]] static inline void stream_row(T* out, std::int64_t n, Value value) {
@@ -58,6 +61,72 @@ template <class T, class Value>
   if (i < n) {
     const int rest = static_cast<int>(n - i);
     simd::store_n(out + i, value(i, rest), rest);
+  }
+}
+
+// What this thread keeps of a long row: the base of each piece, and the row. Null where not wanted.
+template <class T>
+struct LongRow {
+  T *tops, *powers;
+};
+template <class T>
+[[gnu::always_inline]] static inline LongRow<T> own_row(const RowMemory& memory) {
+  if (!memory.data) return {nullptr, nullptr};
+  char* data = memory.data + memory.thread() * memory.stride;
+  return {reinterpret_cast<T*>(data), reinterpret_cast<T*>(data + memory.row)};
+}
+
+template <class T>
+struct RowPowers {
+  Vec<T> top, total;  // the maximum, and the sum of exp(x - top)
+};
+
+// Of a dense row, visited once. With `kept`: powers[i] = exp(x[i] - tops[i / kRowPiece]).
+template <bool kept, class T>
+static inline RowPowers<T> powers_of(const T* x, std::int64_t n, T* powers, T* tops) {
+  const Vec<T> lowest = simd::set1<T>(-static_cast<T>(__builtin_inf()));
+  RowPowers<T> row{lowest, simd::zero<T>()};
+  for (std::int64_t i = 0; i < n; i += kRowPiece) {
+    const AlongRow<T, true> walk{n - i < kRowPiece ? n - i : kRowPiece};
+    const T* piece = x + i;
+    const Vec<T> top = simd::max_or_b(
+        row.top, reduce_walk<TopOp, T>(walk, [&](Step at) { return walk.load(piece, 1, at); }));
+    // Nothing but -inf so far: any base gives zeros.
+    const Vec<T> base = simd::select(top == lowest, simd::zero<T>(), top);
+    const Vec<T> sum = reduce_walk<AddOp, T>(walk, [&](Step at) {
+      simd::prefetch(piece + kRowPiece + at.index);
+      const Vec<T> power = falling_exp(walk.load(piece, 1, at) - base);
+      if constexpr (kept) walk.store(powers + i, 1, at, power);
+      return power;
+    });
+    row.total = simd::fma(row.total, falling_exp(row.top - base), sum);
+    row.top = top;
+    if constexpr (kept) simd::store_n(tops + i / kRowPiece, top, 1);
+  }
+  // Nothing but -inf at all: 0 / 0, as the definition has it.
+  return row;
+}
+
+// out = powers * exp(tops - top) * scale: the kept powers brought to one base. Meanwhile what comes
+// `next` is read into L2: else nothing is read while a row is written.
+template <bool stream, class T>
+static inline void settle_powers(T* out, std::int64_t n, const T* powers, const T* tops, Vec<T> top,
+                                 Vec<T> scale, const T* next) {
+  for (std::int64_t i = 0; i < n; i += kRowPiece) {
+    const std::int64_t count = n - i < kRowPiece ? n - i : kRowPiece;
+    const Vec<T> own = simd::set1<T>(tops[i / kRowPiece]);
+    const Vec<T> factor = simd::select(own == top, scale, falling_exp(own - top) * scale);
+    if constexpr (stream) {
+      const T* ahead = next + i;
+      stream_row(out + i, count, [&](std::int64_t at, int lanes) {
+        __builtin_prefetch(ahead + at, 0, 2);
+        return simd::load_upto(powers + i + at, lanes) * factor;
+      });
+    } else {
+      const AlongRow<T, true> walk{count};
+      walk.each(
+          [&](Step at) { walk.store(out + i, 1, at, walk.load(powers + i, 1, at) * factor); });
+    }
   }
 }
 

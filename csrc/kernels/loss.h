@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/dispatch.h"
+#include "kernels/row_memory.h"
 
 namespace hotloop {
 
@@ -42,6 +43,7 @@ struct CrossEntropyArgs {
   std::int32_t row_dims;  // at least 1, the innermost last
   std::int64_t row_sizes[kLossDims];
   std::int64_t row_strides[4][kLossDims];
+  RowMemory memory;  // CPU: dense rows with stream or longer than kRowPiece
 };
 
 HOTLOOP_KERNEL(cross_entropy, CrossEntropyArgs)

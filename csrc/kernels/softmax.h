@@ -5,6 +5,7 @@
 #pragma once
 
 #include "core/dispatch.h"
+#include "kernels/row_memory.h"
 
 namespace hotloop {
 
@@ -33,6 +34,7 @@ struct SoftmaxArgs {
   std::int32_t row_dims;  // at least 1, the innermost last
   std::int64_t row_sizes[kRowDims];
   std::int64_t row_strides[3][kRowDims];
+  RowMemory memory;  // CPU: dense rows of softmax, with stream or longer than kRowPiece
 };
 
 HOTLOOP_KERNEL(softmax, SoftmaxArgs)

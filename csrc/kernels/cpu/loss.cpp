@@ -182,45 +182,36 @@ template <class T, class Walk>
   soft_rows<T>(args, walk, rows);
 }
 
-// The gradient of a dense row that is larger, with its like, than the caches: the exponentials wait
-// in a buffer or are computed twice. That at the label becomes e - total, times scale / total.
-template <class T>
-[[gnu::always_inline]] static inline void streamed_row(const CrossEntropyArgs& args,
-                                                       const LossRows<T>& row, T* buffer) {
-  const AlongRow<T, true> walk{args.classes};
+// A dense row with labels that is long, or larger, with its like, than the caches. The exponentials
+// wait in `powers`: those of this thread, or dlogits.
+template <bool stream, class T>
+static inline void long_row(const CrossEntropyArgs& args, const LossRows<T>& row, T* tops,
+                            T* powers) {
   const std::int64_t label = label_at(args, row.labels, 0);
   const T* weight = static_cast<const T*>(args.weight);
   if (label == args.ignore_index) {
     *row.losses = T(0);
-    stream_row(row.dx, args.classes, [](std::int64_t, int) { return simd::zero<T>(); });
+    if (row.dx) stream_row(row.dx, args.classes, [](std::int64_t, int) { return simd::zero<T>(); });
     return;
   }
-  const Vec<T> top = reduce_walk<TopOp, T>(walk, [&](Step at) { return walk.load(row.x, 1, at); });
-  const bool kept = args.classes <= kRowBuffer;
-  const Vec<T> total = reduce_walk<AddOp, T>(walk, [&](Step at) {
-    const Vec<T> power = falling_exp(walk.load(row.x, 1, at) - top);
-    if (kept) walk.store(buffer, 1, at, power);
-    return power;
-  });
-  T tops, totals, logs;
-  simd::store_n(&tops, top, 1);
-  simd::store_n(&totals, total, 1);
-  simd::store_n(&logs, simd::log(total), 1);
+  const T chosen = row.x[label];  // first: dlogits may lie in the place of the logits
+  const RowPowers<T> found = row.dx ? powers_of<true>(row.x, args.classes, powers, tops)
+                                    : powers_of<false, T>(row.x, args.classes, nullptr, nullptr);
+  T top, total, log_total;
+  simd::store_n(&top, found.top, 1);
+  simd::store_n(&total, found.total, 1);
+  simd::store_n(&log_total, simd::log(found.total), 1);
   const T factor = weight ? weight[label] : T(1);
-  *row.losses = factor * (logs - (row.x[label] - tops));
+  *row.losses = factor * (log_total - (chosen - top));
+  if (!row.dx) return;
+  // A line just written around the caches is dear to change: the label's share goes off before,
+  // where its power has the final base.
+  const bool early = tops[label / kRowPiece] == top;
+  if (early) powers[label] -= total;
   const T scale = static_cast<T>(args.scale) * factor;
-  const Vec<T> ratio = simd::set1<T>(scale) / total;
-  if (kept) {
-    buffer[label] -= totals;
-    stream_row(row.dx, args.classes, [&](std::int64_t i, int count) {
-      return simd::load_upto(buffer + i, count) * ratio;
-    });
-    return;
-  }
-  stream_row(row.dx, args.classes, [&](std::int64_t i, int count) {
-    return falling_exp(simd::load_upto(row.x + i, count) - top) * ratio;
-  });
-  row.dx[label] -= scale;
+  settle_powers<stream>(row.dx, args.classes, powers, tops, found.top,
+                        simd::set1<T>(scale) / found.total, row.x + args.classes);
+  if (!early) row.dx[label] -= scale;
 }
 
 // Where the row `index` of the first `dims` row axes lies.
@@ -278,10 +269,17 @@ template <class T>
 static inline void cross_entropy_body(const CrossEntropyArgs& args, std::int64_t begin,
                                       std::int64_t end) {
   if (args.columns) return cross_entropy_columns<T>(args, begin, end);
-  if (args.stream) {
-    alignas(64) T buffer[kRowBuffer];
+  const bool in_pieces =
+      args.kind == RowLoss::labels && args.unit_stride && args.classes > kRowPiece;
+  if (args.stream || in_pieces) {
+    const LongRow<T> own = own_row<T>(args.memory);
     for (std::int64_t unit = begin; unit < end; ++unit) {
-      streamed_row<T>(args, find_rows<T>(args, args.row_dims, unit), buffer);
+      const LossRows<T> row = find_rows<T>(args, args.row_dims, unit);
+      if (args.stream) {
+        long_row<true>(args, row, own.tops, own.powers);
+      } else {
+        long_row<false>(args, row, own.tops, row.dx);
+      }
     }
     return simd::stream_fence();
   }

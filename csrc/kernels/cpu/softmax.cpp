@@ -2,10 +2,10 @@
 //
 // Layout: any strides. Rows that are dense along the axis are walked along it; rows that lie side
 // by side (the axis is not the last one) one vector of rows at a time, down the axis. Three passes
-// over a row, the second leaving the exponentials in y: rows fit L1 or L2, where passes are nearly
-// free and the online form (Milakov and Gimelshein, arXiv 1805.02867) would compute twice the
-// exponentials. Each pass reads an element before it is written, so out may be one of the inputs.
-// Where the arrays exceed the caches, dense rows are written around them.
+// over a row, the second leaving the exponentials in y: short rows fit L1, where passes are nearly
+// free; long ones are visited by pieces (engines/exp_sum.h). Each pass reads an element before it
+// is written, so out may be one of the inputs. Where the arrays exceed the caches, dense rows are
+// written around them.
 #include "kernels/softmax.h"
 
 #include "engines/exp_sum.h"
@@ -19,6 +19,9 @@ struct Row {
   const T* b;
   T* out;
 };
+
+template <SoftmaxOp op>
+constexpr bool is_forward = op == SoftmaxOp::softmax || op == SoftmaxOp::log_softmax;
 
 // Where the exponentials of a row wait for their sum: in out, or in a dense buffer, which spares
 // rows that lie side by side the long strides (a power of two fills one set of the cache) in all
@@ -151,38 +154,36 @@ static inline void softmax_columns(const SoftmaxArgs& args, std::int64_t begin, 
   }
 }
 
-// A dense row of arrays larger than the caches. The exponentials wait in a buffer, or, beyond its
-// size, are computed twice.
+// A dense row of arrays larger than the caches, or a long one. Softmax leaves the exponentials in
+// `powers`: those of this thread, or out.
+template <SoftmaxOp op, bool stream, class T>
+[[gnu::always_inline]] static inline void long_row(std::int64_t n, Row<T> row, T* tops, T* powers) {
+  if constexpr (op == SoftmaxOp::softmax) {
+    const RowPowers<T> found = powers_of<true>(row.a, n, powers, tops);
+    const Vec<T> scale = simd::set1<T>(T(1)) / found.total;
+    settle_powers<stream>(row.out, n, powers, tops, found.top, scale, row.a + n);
+  } else {
+    const RowPowers<T> found = powers_of<false, T>(row.a, n, nullptr, nullptr);
+    const Vec<T> log_total = simd::log(found.total);
+    const auto value = [&](std::int64_t i, int lanes) __attribute__((always_inline)) {
+      return simd::load_upto(row.a + i, lanes) - found.top - log_total;
+    };
+    if constexpr (stream) {
+      stream_row(row.out, n, value);
+    } else {
+      const AlongRow<T, true> walk{n};
+      walk.each([&](Step at) { walk.store(row.out, 1, at, value(at.index, at.lanes)); });
+    }
+  }
+}
+
+// A row of a gradient larger than the caches.
 template <SoftmaxOp op, class T>
-[[gnu::always_inline]] static inline void streamed_row(std::int64_t n, Row<T> row, T* buffer) {
+[[gnu::always_inline]] static inline void streamed_backward(std::int64_t n, Row<T> row) {
   const AlongRow<T, true> walk{n};
   const auto a = [&](std::int64_t i, int count) { return simd::load_upto(row.a + i, count); };
   const auto b = [&](std::int64_t i, int count) { return simd::load_upto(row.b + i, count); };
-  if constexpr (op == SoftmaxOp::softmax || op == SoftmaxOp::log_softmax) {
-    const Vec<T> top =
-        reduce_walk<TopOp, T>(walk, [&](Step at) { return walk.load(row.a, 1, at); });
-    const bool kept = op == SoftmaxOp::softmax && n <= kRowBuffer;
-    const Vec<T> total = reduce_walk<AddOp, T>(walk, [&](Step at) {
-      const Vec<T> power = falling_exp(walk.load(row.a, 1, at) - top);
-      if (kept) walk.store(buffer, 1, at, power);
-      return power;
-    });
-    if constexpr (op == SoftmaxOp::log_softmax) {
-      const Vec<T> log_total = simd::log(total);
-      stream_row(row.out, n,
-                 [&](std::int64_t i, int count) { return a(i, count) - top - log_total; });
-      return;
-    }
-    const Vec<T> scale = simd::set1<T>(T(1)) / total;
-    if (kept) {
-      stream_row(row.out, n, [&](std::int64_t i, int count) {
-        return simd::load_upto(buffer + i, count) * scale;
-      });
-    } else {
-      stream_row(row.out, n,
-                 [&](std::int64_t i, int count) { return falling_exp(a(i, count) - top) * scale; });
-    }
-  } else if constexpr (op == SoftmaxOp::softmax_backward) {
+  if constexpr (op == SoftmaxOp::softmax_backward) {
     const Vec<T> dot = reduce_walk<AddOp, T>(
         walk, [&](Step at) { return walk.load(row.a, 1, at) * walk.load(row.b, 1, at); });
     stream_row(row.out, n,
@@ -198,9 +199,14 @@ template <SoftmaxOp op, class T>
 
 template <SoftmaxOp op, class T>
 static inline void streamed_rows(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
-  alignas(64) T buffer[kRowBuffer];
+  const LongRow<T> own = own_row<T>(args.memory);
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    streamed_row<op, T>(args.n, find_row<T>(args, args.row_dims, unit), buffer);
+    const Row<T> row = find_row<T>(args, args.row_dims, unit);
+    if constexpr (is_forward<op>) {
+      long_row<op, true>(args.n, row, own.tops, own.powers);
+    } else {
+      streamed_backward<op>(args.n, row);
+    }
   }
   simd::stream_fence();
 }
@@ -208,6 +214,16 @@ static inline void streamed_rows(const SoftmaxArgs& args, std::int64_t begin, st
 template <SoftmaxOp op, class T, bool unit_stride>
 static inline void softmax_rows(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
   const AlongRow<T, unit_stride> walk{args.n};
+  if constexpr (unit_stride && is_forward<op>) {
+    if (args.n > kRowPiece) {
+      const LongRow<T> own = own_row<T>(args.memory);
+      for (std::int64_t unit = begin; unit < end; ++unit) {
+        const Row<T> row = find_row<T>(args, args.row_dims, unit);
+        long_row<op, false>(args.n, row, own.tops, row.out);
+      }
+      return;
+    }
+  }
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const Row<T> row = find_row<T>(args, args.row_dims, unit);
     any_row<op, T, false>(walk, row, Work<T>{row.out, args.axis_strides[2]}, args.axis_strides);
