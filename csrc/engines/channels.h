@@ -89,6 +89,23 @@ template <int width, class T>
   }
 }
 
+// Calls body(Width, row) for kTogether rows at a time, and for the rest one by one.
+constexpr int kTogether = 4;
+template <class Body>
+[[gnu::always_inline]] static inline void each_rows(std::int64_t rows, Body body) {
+  std::int64_t row = 0;
+  for (; row + kTogether <= rows; row += kTogether) body(Width<kTogether>{}, row);
+  for (; row < rows; ++row) body(Width<1>{}, row);
+}
+// Calls body(channel, lanes) for every vector of a row; only the last has fewer than all lanes.
+template <class T, class Body>
+[[gnu::always_inline]] static inline void each_vector(std::int64_t channels, Body body) {
+  constexpr int lanes = Vec<T>::lanes;
+  std::int64_t c = 0;
+  for (; c + lanes <= channels; c += lanes) body(c, lanes);
+  if (c < channels) body(c, static_cast<int>(channels - c));
+}
+
 // sums[w][k] = the sum over the rows of term k; body(row, w, sums) adds the terms of one vector.
 // Chains of kRun rows, two or more of them at once for narrow strips.
 template <int terms, int width, class T, class Body>

@@ -205,6 +205,29 @@ static inline void normalize_strip(const T* x, std::int64_t x_step, T* y, std::i
   }
 }
 
+// The same for more channels than registers hold: kTogether rows at once share the loads of the
+// coefficients and read memory as it lies.
+template <bool stream, class T>
+static inline void normalize_rows(const T* x, std::int64_t x_step, T* y, std::int64_t y_step,
+                                  std::int64_t rows, std::int64_t channels, const T* centers,
+                                  const T* scales, const T* shifts) {
+  each_rows(rows, [&](auto count, std::int64_t row) __attribute__((always_inline)) {
+    constexpr int together = decltype(count)::value;
+    const T* from = x + row * x_step;
+    T* to = y + row * y_step;
+    each_vector<T>(channels, [&](std::int64_t c, int lanes) __attribute__((always_inline)) {
+      const Vec<T> center = simd::load_upto(centers + c, lanes);
+      const Vec<T> scale = simd::load_upto(scales + c, lanes);
+      const Vec<T> shift = simd::load_upto(shifts + c, lanes);
+      HOTLOOP_UNROLL
+      for (int r = 0; r < together; ++r) {
+        const Vec<T> v = simd::load_upto(from + r * x_step + c, lanes);
+        put<1>(to + r * y_step + c, 0, lanes, stream, normalized(v, center, scale, shift));
+      }
+    });
+  });
+}
+
 template <class T>
 static inline void apply_last(const NormArgs& args, std::int64_t begin, std::int64_t end) {
   const bool stream = streams<T>(args);
@@ -218,6 +241,13 @@ static inline void apply_last(const NormArgs& args, std::int64_t begin, std::int
     const T* centers = coefficient<T>(args, kCenter, set);
     const T* scales = coefficient<T>(args, kScale, set);
     const T* shifts = coefficient<T>(args, kShift, set);
+    if (plain && args.c > kWide * Vec<T>::lanes) {
+      const auto all_channels = stream ? normalize_rows<true, T> : normalize_rows<false, T>;
+      all_channels(place<T>(args.x, args.x_strides, n, s0, 0), args.x_strides.s,
+                   place<T>(args.out, args.out_strides, n, s0, 0), args.out_strides.s, rows, args.c,
+                   centers, scales, shifts);
+      continue;
+    }
     each_strip<4, T>(0, args.c, [&](auto strip, std::int64_t c, int lanes) {
       constexpr int width = decltype(strip)::value;
       const T* x = place<T>(args.x, args.x_strides, n, s0, c);

@@ -179,6 +179,38 @@ static inline void gradient_strip(const T* x, std::int64_t x_step, const T* dy,
   }
 }
 
+// The same for more channels than registers hold, rows together as in norm.cpp.
+template <bool stream, bool constant, class T>
+static inline void gradient_rows(const T* x, std::int64_t x_step, const T* dy, std::int64_t dy_step,
+                                 T* dx, std::int64_t dx_step, std::int64_t rows,
+                                 std::int64_t channels, const T* const (&from)[4]) {
+  each_rows(rows, [&](auto count, std::int64_t row) __attribute__((always_inline)) {
+    constexpr int together = decltype(count)::value;
+    const T *its_x = x + row * x_step, *its_dy = dy + row * dy_step;
+    T* its_dx = dx + row * dx_step;
+    each_vector<T>(channels, [&](std::int64_t c, int lanes) __attribute__((always_inline)) {
+      const Vec<T> scale = simd::load_upto(from[kScale] + c, lanes);
+      Vec<T> center = scale, shift = scale, slope = scale;
+      if constexpr (!constant) {
+        center = simd::load_upto(from[kCenter] + c, lanes);
+        shift = simd::load_upto(from[kShift] + c, lanes);
+        slope = simd::load_upto(from[kSlope] + c, lanes);
+      }
+      HOTLOOP_UNROLL
+      for (int r = 0; r < together; ++r) {
+        Vec<T> v = simd::load_upto(its_dy + r * dy_step + c, lanes);
+        if constexpr (constant) {
+          v = v * scale;
+        } else {
+          const Vec<T> at = simd::load_upto(its_x + r * x_step + c, lanes);
+          v = gradient(v, at, center, scale, shift, slope);
+        }
+        put<1>(its_dx + r * dx_step + c, 0, lanes, stream, v);
+      }
+    });
+  });
+}
+
 template <class T>
 static inline void apply_backward_last(const NormArgs& args, std::int64_t begin, std::int64_t end) {
   const bool stream = streams<T>(args);
@@ -188,6 +220,19 @@ static inline void apply_backward_last(const NormArgs& args, std::int64_t begin,
     const std::int64_t s0 = at % pieces * args.piece;
     const std::int64_t rows = args.s - s0 < args.piece ? args.s - s0 : args.piece;
     const std::int64_t set = args.sets == 1 ? 0 : n;
+    if (args.c > kWide * Vec<T>::lanes) {
+      const T* const from[4] = {
+          coefficient<T>(args, kCenter, set), coefficient<T>(args, kScale, set),
+          coefficient<T>(args, kShift, set), coefficient<T>(args, kSlope, set)};
+      const auto all_channels =
+          args.constant ? (stream ? gradient_rows<true, true, T> : gradient_rows<false, true, T>)
+                        : (stream ? gradient_rows<true, false, T> : gradient_rows<false, false, T>);
+      all_channels(place<T>(args.x, args.x_strides, n, s0, 0), args.x_strides.s,
+                   place<T>(args.other, args.other_strides, n, s0, 0), args.other_strides.s,
+                   place<T>(args.out, args.out_strides, n, s0, 0), args.out_strides.s, rows, args.c,
+                   from);
+      continue;
+    }
     each_strip<kWide, T>(0, args.c, [&](auto strip, std::int64_t c, int lanes) {
       constexpr int width = decltype(strip)::value;
       const T* x = place<T>(args.x, args.x_strides, n, s0, c);

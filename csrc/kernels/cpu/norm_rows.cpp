@@ -178,6 +178,11 @@ static inline void backward_rows(const RowNormArgs& args, std::int64_t first, T*
     const T *its_x = x + r * args.x_stride, *its_dy = dy + r * args.other_stride;
     T* its_dx = dx + r * args.out_stride;
     walk.each([&](Step at) __attribute__((always_inline)) {
+      if (stream) {  // the next rows, into L2, since L1 is full: nothing else foresees two at a
+                     // time
+        __builtin_prefetch(its_dy + rows * args.other_stride + at.index, 0, 2);
+        __builtin_prefetch(its_x + rows * args.x_stride + at.index, 0, 2);
+      }
       Vec<T> g = walk.load(its_dy, 1, at);
       if (weight) g = g * walk.load(weight, 1, at);
       const Vec<T> rest = simd::fma(walk.load(its_x, 1, at) - center, slope, shift);
