@@ -168,7 +168,7 @@ def test_layer():
     frozen = nn.Embedding.from_pretrained(table)
     assert not frozen.weight.requires_grad
     assert frozen(hl.tensor([2])).data.tolist() == [[4.0, 5.0]]
-    with pytest.raises(ValueError, match="max_norm must be None"):
-        nn.Embedding(3, 2, max_norm=1.0)
+    with pytest.raises(ValueError, match="max_norm must not be negative"):
+        nn.Embedding(3, 2, max_norm=-1.0)
     with pytest.raises(ValueError, match="sparse must be False"):
         nn.functional.embedding(hl.tensor([1]), table, sparse=True)

@@ -5,6 +5,7 @@ float64 within 1e-9; float32 within 1e-3, since training amplifies rounding.
 
 from __future__ import annotations
 
+import inspect
 import zlib
 
 import numpy as np
@@ -161,6 +162,47 @@ def test_mse_loss(reduction, dtype, rng):
     theirs.sum().backward()
     close(x.grad, tx.grad, dtype)
     close(y.grad, ty.grad, dtype)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "huber_loss"])
+def test_weighted_losses(name, reduction, dtype, rng):
+    theirs = getattr(torch.nn.functional, name)
+    if "weight" not in inspect.signature(theirs).parameters:
+        pytest.skip("this PyTorch has no weights here")
+    (x, tx), (y, ty) = (tensors(rng.standard_normal((5, 3)).astype(dtype)) for _ in range(2))
+    weight = rng.uniform(0.5, 2, (5, 3)).astype(dtype)
+    ours = getattr(nn.functional, name)(x, y, reduction=reduction, weight=weight)
+    loss = theirs(tx, ty, reduction=reduction, weight=torch.from_numpy(weight))
+    close(ours, loss, dtype)
+    ours.sum().backward()
+    loss.sum().backward()
+    close(x.grad, tx.grad, dtype)
+    close(y.grad, ty.grad, dtype)
+    with pytest.raises(ValueError, match="weight must have the shape of the input"):
+        getattr(nn.functional, name)(x, y, weight=weight[0])
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, float("inf")])
+def test_embedding_max_norm(norm_type, dtype, rng):
+    table = (3 * rng.standard_normal((9, 5))).astype(dtype)
+    table[4] /= 100  # short: stays
+    indices = np.array([[1, 4, 1], [7, 0, 4]])
+    theirs = torch.nn.Embedding(9, 5, max_norm=1.5, norm_type=norm_type, dtype=getattr(
+        torch, np.dtype(dtype).name
+    ))  # fmt: skip
+    with torch.no_grad():
+        theirs.weight.copy_(torch.from_numpy(table))
+    ours = nn.Embedding.from_pretrained(
+        hl.tensor(table), freeze=False, max_norm=1.5, norm_type=norm_type
+    )
+    weights = rng.standard_normal((2, 3, 5)).astype(dtype)
+    got, expected = ours(hl.tensor(indices)), theirs(torch.from_numpy(indices))
+    close(got, expected, dtype)
+    (got * hl.tensor(weights)).sum().backward()
+    (expected * torch.from_numpy(weights)).sum().backward()
+    close(ours.weight, theirs.weight, dtype)
+    close(ours.weight.grad, theirs.weight.grad, dtype)
 
 
 CROSS_ENTROPY = {

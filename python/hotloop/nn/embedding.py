@@ -19,7 +19,8 @@ __all__ = ["Embedding"]
 class Embedding(Module):
     """A table of vectors, looked up by index; the row padding_idx starts as zeros and stays.
 
-    weight: (num_embeddings, embedding_dim). max_norm and sparse gradients are not supported.
+    weight: (num_embeddings, embedding_dim). With max_norm, rows longer than that (in the norm of
+    order norm_type) are shortened in place when they are looked up. Gradients are dense.
     """
 
     def __init__(
@@ -41,8 +42,8 @@ class Embedding(Module):
             raise ValueError(
                 f"Embedding: padding_idx must be in [{-rows}, {rows - 1}], got {padding_idx}"
             )
-        if max_norm is not None:
-            raise ValueError(f"Embedding: max_norm must be None, got {max_norm}")
+        if max_norm is not None and not max_norm >= 0:
+            raise ValueError(f"Embedding: max_norm must not be negative, got {max_norm}")
         if sparse:
             raise ValueError("Embedding: sparse must be False, got True; gradients are dense")
         self.padding_idx = None if padding_idx is None else padding_idx % rows
@@ -82,11 +83,16 @@ class Embedding(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return embedding(
-            input, self.weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq
-        )
+            input, self.weight, self.padding_idx, self.max_norm, self.norm_type,
+            self.scale_grad_by_freq,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         text = f"{self.num_embeddings}, {self.embedding_dim}"
         if self.padding_idx is not None:
             text += f", padding_idx={self.padding_idx}"
+        if self.max_norm is not None:
+            text += f", max_norm={self.max_norm}"
+        if self.norm_type != 2:
+            text += f", norm_type={self.norm_type}"
         return text + (", scale_grad_by_freq=True" if self.scale_grad_by_freq else "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import kernels
-from ..autograd import Node, Value, record, recording, wrap
+from ..autograd import Node, Value, mark_written, record, recording, wrap
 from .common import Array, tensor_of
 
 if TYPE_CHECKING:
@@ -27,12 +27,9 @@ def embedding(
 ) -> Tensor:
     """The rows of weight that input names; the row padding_idx gets no gradient.
 
-    max_norm and sparse gradients are not supported.
+    With max_norm, rows that are looked up and longer (in the norm of order norm_type) are first
+    shortened to it, in place. Sparse gradients are not supported.
     """
-    if max_norm is not None:
-        raise ValueError(
-            f"embedding: max_norm must be None, got {max_norm}; rescale the weight under no_grad"
-        )
     if sparse:
         raise ValueError("embedding: sparse must be False, got True; gradients are dense")
     w = tensor_of("embedding", weight)
@@ -43,12 +40,26 @@ def embedding(
             f"embedding: padding_idx must be in [{-rows}, {rows - 1}] for a table of {rows} rows, "
             f"got {padding_idx}"
         )
+    if max_norm is not None and indices.size:
+        _shorten(w, indices, max_norm, norm_type)
     out = kernels.embedding(indices, w._data)
     if not recording(w):
         return wrap(out)
     saved = (indices, rows, padding_idx, scale_grad_by_freq)
     guard = (input,) if isinstance(input, Value) else ()
     return record(out, _embedding_backward, (w,), saved, guard)
+
+
+def _shorten(weight: Tensor, indices: Array, max_norm: float, norm_type: float) -> None:
+    """Rows longer than max_norm become that long; no gradient flows through it."""
+    named = np.unique(indices)
+    rows = kernels.embedding(named, weight._data)  # checks the indices too
+    lengths = kernels.norm(rows, 1, ord=norm_type)
+    long = lengths > max_norm
+    if long.any():
+        factors = (max_norm / (lengths[long] + 1e-7)).astype(rows.dtype)
+        weight._data[named[long]] = rows[long] * factors[:, None]
+        mark_written(weight)
 
 
 def _embedding_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:

@@ -10,7 +10,9 @@ import numpy as np
 from .. import kernels
 from .._core import DTypeError, ShapeError
 from ..autograd import Node, Value, record, recording, wrap
+from .arithmetic import div, mul
 from .common import Array, as_array, is_float, operands, tensor_of
+from .reduction import mean, sum
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -85,28 +87,79 @@ def _factor(factor: Tensor | Array | None) -> Array | None:
     return factor._data if isinstance(factor, Value) else np.asarray(factor)
 
 
-def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """(input - target)**2, averaged, summed or as it is; the shapes must be equal."""
+def _weighted(
+    op: str, losses: Tensor, weight: Tensor | Array, reduction: str, divided_by: str
+) -> Tensor:
+    """Losses of elements times their weights; the mean is over the "weight" or the "count"."""
+    factors = tensor_of(op, weight)
+    if factors._data.shape != losses._data.shape:
+        raise ShapeError(
+            f"{op}: weight must have the shape of the input, got {factors._data.shape} and "
+            f"{losses._data.shape}"
+        )
+    weighted = mul(losses, factors)
+    if reduction == "none":
+        return weighted
+    if reduction == "mean" and divided_by == "count":
+        return mean(weighted)
+    total = sum(weighted)
+    return div(total, sum(factors)) if reduction == "mean" else total
+
+
+def mse_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: str = "mean",
+    weight: Tensor | Array | None = None,
+) -> Tensor:
+    """(input - target)**2, averaged, summed or as it is; the shapes must be equal.
+
+    The weight, a factor of each element, is what the mean divides by.
+    """
     _check_reduction("mse_loss", reduction)
     forward, both = kernels.mse_loss, kernels.mse_loss_with_grad
+    if weight is not None:
+        losses = _pair("mse_loss", forward, both, input, target, "none", True)
+        return _weighted("mse_loss", losses, weight, reduction, "weight")
     return _pair("mse_loss", forward, both, input, target, reduction, True)
 
 
-def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """|input - target|, averaged, summed or as it is; the shapes must be equal."""
+def l1_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: str = "mean",
+    weight: Tensor | Array | None = None,
+) -> Tensor:
+    """|input - target|, averaged, summed or as it is; the shapes must be equal.
+
+    The weight, a factor of each element, is what the mean divides by.
+    """
     _check_reduction("l1_loss", reduction)
     forward, both = kernels.l1_loss, kernels.l1_loss_with_grad
+    if weight is not None:
+        losses = _pair("l1_loss", forward, both, input, target, "none", True)
+        return _weighted("l1_loss", losses, weight, reduction, "weight")
     return _pair("l1_loss", forward, both, input, target, reduction, True)
 
 
 def huber_loss(
-    input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0
+    input: Tensor,
+    target: Tensor,
+    reduction: str = "mean",
+    delta: float = 1.0,
+    weight: Tensor | Array | None = None,
 ) -> Tensor:
-    """d**2 / 2 for d = |input - target| up to delta, delta * (d - delta / 2) beyond."""
+    """d**2 / 2 for d = |input - target| up to delta, delta * (d - delta / 2) beyond.
+
+    The weight is a factor of each element; the mean divides by their number, as PyTorch's does.
+    """
     _check_reduction("huber_loss", reduction)
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be above 0, got {delta}")
     forward, both = kernels.huber_loss, kernels.huber_loss_with_grad
+    if weight is not None:
+        losses = _pair("huber_loss", forward, both, input, target, "none", True, delta=delta)
+        return _weighted("huber_loss", losses, weight, reduction, "count")
     return _pair("huber_loss", forward, both, input, target, reduction, True, delta=delta)
 
 
