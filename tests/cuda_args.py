@@ -188,6 +188,7 @@ class ReduceArgs(ctypes.Structure):
         ("second", PTR),
         ("divisor", F64),
         ("columns", ctypes.c_bool),
+        ("wide", ctypes.c_bool),
         ("reduced", I64),
         ("chunk", I64),
         ("outputs", I64),
