@@ -91,7 +91,7 @@ def _weighted(
     op: str, losses: Tensor, weight: Tensor | Array, reduction: str, divided_by: str
 ) -> Tensor:
     """Losses of elements times their weights; the mean is over the "weight" or the "count"."""
-    factors = tensor_of(op, weight)
+    factors = tensor_of(op, weight if isinstance(weight, Value) else wrap(np.asarray(weight)))
     if factors._data.shape != losses._data.shape:
         raise ShapeError(
             f"{op}: weight must have the shape of the input, got {factors._data.shape} and "
