@@ -5,6 +5,7 @@
 
 #include "bindings/activation.h"
 #include "bindings/array.h"
+#include "bindings/device.h"
 #include "bindings/gil.h"
 #include "bindings/params.h"
 #include "kernels/conv.h"
@@ -240,14 +241,34 @@ ConvKernel kernel_of(const Array& array, const Axes& axes) {
           stride(axes.weight_w)};
 }
 
-template <class Call>
-void run_conv(const ConvProblem& problem, Call call) {
-  if (conv_work(problem) >= kReleaseWork) {
+// A pass: on the CPU by `run`, on a GPU by the kernel of that name.
+template <class Run>
+void run_conv(const char* name, const ConvPassArgs& pass, Run run) {
+  const Call* const call = Call::current();
+  if (call && call->on_gpu()) {
+    ConvPassArgs args = pass;
+    call->run_gpu(name, args, 1, &ConvPassArgs::scratch);
+  } else if (conv_work(pass.problem) >= kReleaseWork) {
     const GilReleased released;
-    call();
+    run(pass);
   } else {
-    call();
+    run(pass);
   }
+}
+void run_forward(const ConvPassArgs& pass) {
+  run_conv("conv_forward", pass, [](const ConvPassArgs& args) {
+    conv_forward(args.problem, args.x, args.w, args.epilogue, args.y);
+  });
+}
+void run_backward_input(const ConvPassArgs& pass) {
+  run_conv("conv_backward_input", pass, [](const ConvPassArgs& args) {
+    conv_backward_input(args.problem, args.y, args.w, args.epilogue, args.x);
+  });
+}
+void run_backward_weight(const ConvPassArgs& pass) {
+  run_conv("conv_backward_weight", pass, [](const ConvPassArgs& args) {
+    conv_backward_weight(args.problem, args.y, args.x, args.w);
+  });
 }
 
 void checked_image(const char* op, const Shape& shape, DType dtype) {
@@ -287,6 +308,7 @@ py::object forward(py::handle x_object, py::handle w_object, py::handle b_object
                    py::handle padding, py::handle dilation, py::handle groups, py::handle layout,
                    py::handle activation, py::handle out_object) {
   constexpr const char* op = kForward[dims - 1];
+  const Call call(op);
   const Array x = input(op, "x", x_object);
   const Array w = input(op, "w", w_object);
   same_dtype(op, "x", x, "w", w);
@@ -301,10 +323,9 @@ py::object forward(py::handle x_object, py::handle w_object, py::handle b_object
   no_overlap(op, out, "w", w);
   if (given(b_object)) no_overlap(op, out, "b", epilogue.bias);
   problem.interruptible = out.is_fresh;
-  run_conv(problem, [&] {
-    conv_forward(problem, image_of(x, s.axes), kernel_of(w, s.axes), epilogue.values,
-                 image_of(out.array, s.axes));
-  });
+  if (out.array.size == 0) return out.finish();
+  run_forward({problem, image_of(x, s.axes), image_of(out.array, s.axes), kernel_of(w, s.axes),
+               epilogue.values, nullptr});
   return out.finish();
 }
 
@@ -330,6 +351,7 @@ py::object backward_input(py::handle dy_object, py::handle w_object, py::handle 
                           py::handle stride, py::handle padding, py::handle dilation,
                           py::handle groups, py::handle layout, py::handle out_object) {
   constexpr const char* op = kBackwardInput[dims - 1];
+  const Call call(op);
   const auto [dy, w, s, shape] = parse_backward(op, dims, dy_object, "w", w_object, "x_shape",
                                                 x_shape, stride, padding, dilation, groups, layout);
   ConvProblem problem = infer(op, dy.dtype, s, "x_shape", shape, "w", w.shape_vector());
@@ -342,7 +364,8 @@ py::object backward_input(py::handle dy_object, py::handle w_object, py::handle 
   problem.interruptible = out.is_fresh;
   const ConvImage from = image_of(dy, s.axes), to = image_of(out.array, s.axes);
   const ConvKernel kernel = kernel_of(w, s.axes);
-  run_conv(problem, [&] { conv_backward_input(problem, from, kernel, {}, to); });
+  if (out.array.size == 0) return out.finish();
+  run_backward_input({problem, to, from, kernel, {}, nullptr});
   return out.finish();
 }
 
@@ -351,6 +374,7 @@ py::object backward_weight(py::handle dy_object, py::handle x_object, py::handle
                            py::handle stride, py::handle padding, py::handle dilation,
                            py::handle groups, py::handle layout, py::handle out_object) {
   constexpr const char* op = kBackwardWeight[dims - 1];
+  const Call call(op);
   const auto [dy, x, s, shape] = parse_backward(op, dims, dy_object, "x", x_object, "w_shape",
                                                 w_shape, stride, padding, dilation, groups, layout);
   ConvProblem problem = infer(op, x.dtype, s, "x", x.shape_vector(), "w_shape", shape);
@@ -362,7 +386,8 @@ py::object backward_weight(py::handle dy_object, py::handle x_object, py::handle
   problem.interruptible = out.is_fresh;
   const ConvImage from = image_of(dy, s.axes), image = image_of(x, s.axes);
   const ConvKernel kernel = kernel_of(out.array, s.axes);
-  run_conv(problem, [&] { conv_backward_weight(problem, from, image, kernel); });
+  if (out.array.size == 0) return out.finish();
+  run_backward_weight({problem, image, from, kernel, {}, nullptr});
   return out.finish();
 }
 
@@ -395,6 +420,7 @@ py::object transpose(py::handle x_object, py::handle w_object, py::handle b_obje
                      py::handle dilation, py::handle groups, py::handle layout,
                      py::handle activation, py::handle out_object) {
   constexpr const char* op = kTranspose[dims - 1];
+  const Call call(op);
   const Array x = input(op, "x", x_object);
   const Array w = input(op, "w", w_object);
   same_dtype(op, "x", x, "w", w);
@@ -433,10 +459,9 @@ py::object transpose(py::handle x_object, py::handle w_object, py::handle b_obje
   no_overlap(op, out, "w", w);
   if (given(b_object)) no_overlap(op, out, "b", epilogue.bias);
   problem.interruptible = out.is_fresh;
-  run_conv(problem, [&] {
-    conv_backward_input(problem, image_of(x, axes), kernel_of(w, axes), epilogue.values,
-                        image_of(out.array, axes));
-  });
+  if (out.array.size == 0) return out.finish();
+  run_backward_input({problem, image_of(out.array, axes), image_of(x, axes), kernel_of(w, axes),
+                      epilogue.values, nullptr});
   return out.finish();
 }
 

@@ -43,6 +43,9 @@ inline DeviceArray* as_device_array(py::handle object) {
 // Fresh memory (uninitialized); strides in elements, empty for C order.
 py::object new_device_array(const char* op, int device, const py::dtype& dtype, const Shape& shape,
                             const Shape& strides = {});
+// On the device of the current call; an ndarray where that is the CPU.
+py::object fresh_array(const char* op, const py::dtype& dtype, const Shape& shape,
+                       const Shape& strides = {});
 // Both of one shape; dtypes are converted as NumPy's astype does.
 void copy_on_device(const char* op, const DeviceArray& to, const DeviceArray& from);
 void fill_on_device(const char* op, const DeviceArray& to, double value);

@@ -8,6 +8,7 @@
 
 #include "bindings/activation.h"
 #include "bindings/array.h"
+#include "bindings/device.h"
 #include "bindings/dims.h"
 #include "bindings/dot.h"
 #include "bindings/gemm_pack.h"
@@ -167,13 +168,17 @@ py::object product(const char* op, const Operand& a, const Operand& b, const cha
   if (out.array.size == 0) return out.finish();
   // Other layouts of the result go through scratch.
   if (!has_rows(out.array)) {
-    out.array = describe(new_array(op, numpy_dtype(dtype), out_shape));
+    out.array = describe(fresh_array(op, numpy_dtype(dtype), out_shape));
     out.data = out.array.data;
   }
   if (given(epilogue.residual) && !has_rows(residual)) residual = packed(residual);
-  if (epilogue.beta != 0 && !out.array.owner.is(out.target) &&
-      PyObject_SetItem(out.array.owner.ptr(), py::ellipsis().ptr(), out.target.ptr()) != 0) {
-    throw py::error_already_set();
+  if (epilogue.beta != 0 && !out.array.owner.is(out.target)) {
+    if (const DeviceArray* to = as_device_array(out.array.owner)) {
+      copy_on_device(op, *to, *as_device_array(out.target));
+    } else if (PyObject_SetItem(out.array.owner.ptr(), py::ellipsis().ptr(), out.target.ptr()) !=
+               0) {
+      throw py::error_already_set();
+    }
   }
 
   GemmProblem p;
@@ -197,7 +202,10 @@ py::object product(const char* op, const Operand& a, const Operand& b, const cha
   if (p.beta != 0) p.d = {d.array->data, d.row_step, 1, 0, nullptr};
   std::vector<std::int64_t> offsets[4];
   lay_out_batches(p, a, b, c, d, offsets);
-  if (gemm_is_parallel(p)) {
+  const Call* const call = Call::current();
+  if (call && call->on_gpu()) {
+    call->run_gpu("gemm", p, 1, &GemmProblem::scratch);
+  } else if (gemm_is_parallel(p)) {
     const GilReleased released;
     gemm(p);
   } else {
@@ -209,8 +217,10 @@ py::object product(const char* op, const Operand& a, const Operand& b, const cha
 py::object gemm_of(py::handle a_object, py::handle b_object, bool trans_a, bool trans_b,
                    const Epilogue& epilogue, py::handle out) {
   const char* op = "gemm";
+  Call call(op);
   const GemmPack* pack = as_pack(op, b_object, trans_b);
   const Array a = input(op, "a", a_object);
+  if (pack) call.meet("b", kCpu);
   const Array b = pack ? pack->array() : input(op, "b", b_object);
   same_dtype(op, "a", a, "b", b);
   require_matrix(op, "a", a);
@@ -274,8 +284,10 @@ void require_features(const char* op, const char* name, const Array& x, std::int
 py::object linear_call(py::handle x_object, py::handle w_object, py::handle b,
                        py::handle activation, py::handle residual, py::handle out) {
   const char* op = "linear";
+  Call call(op);
   const GemmPack* pack = as_pack(w_object);
   const Array x = input(op, "x", x_object);
+  if (pack) call.meet("w", kCpu);
   const Array w = pack ? pack->array() : input(op, "w", w_object);
   same_dtype(op, "x", x, "w", w);
   require_ndim(op, "w", w, 2);
@@ -322,12 +334,18 @@ void sum_of_rows(const Operand& a, void* sums) {
   p.k = a.columns;
   p.a = {a.array->data, a.row_step, a.column_step, 0, nullptr};
   p.a_sums = sums;
-  gemm_row_sums(p);
+  const Call* const call = Call::current();
+  if (call && call->on_gpu()) {
+    call->run_gpu("gemm", p, 1, &GemmProblem::scratch);
+  } else {
+    gemm_row_sums(p);
+  }
 }
 
 py::tuple linear_backward_call(py::handle dy_object, py::handle x_object, py::handle w_object,
                                bool need_dx, bool need_db) {
   const char* op = "linear_backward";
+  const Call call(op);
   const Array dy = input(op, "dy", dy_object);
   const Array x = input(op, "x", x_object);
   const Array w = input(op, "w", w_object);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bindings/array.h"
+#include "bindings/device.h"
 #include "bindings/params.h"
 #include "core/threads.h"
 
@@ -238,8 +239,21 @@ py::dtype tap_dtype(const PoolArgs& args) {
 }
 
 // Shape and strides of an array of taps; strides in elements.
-Array tap_array(py::array owner) {
+Array tap_array(py::object object) {
   Array array;
+  if (const DeviceArray* const from = as_device_array(object)) {
+    array.data = from->data;
+    array.device = from->device;
+    array.ndim = static_cast<int>(from->shape.size());
+    array.size = from->size();
+    for (std::size_t d = 0; d < from->shape.size(); ++d) {
+      array.shapes[d] = from->shape[d];
+      array.strides[d] = from->shape[d] == 1 ? 0 : from->strides[d] / from->item();
+    }
+    array.owner = std::move(object);
+    return array;
+  }
+  py::array owner = py::reinterpret_borrow<py::array>(object);
   const std::int64_t item = owner.itemsize();
   array.data = const_cast<void*>(owner.data());
   array.ndim = static_cast<int>(owner.ndim());
@@ -255,7 +269,7 @@ Array tap_array(py::array owner) {
 constexpr std::int64_t kBorderBytes = 256 << 10;
 
 // Splits the rows of the result over the threads and starts the kernel.
-void run_pool(Kernel<PoolArgs> kernel, PoolArgs args, bool backward, bool fresh) {
+void run_pool(const char* name, Kernel<PoolArgs> kernel, PoolArgs args, bool backward, bool fresh) {
   const PoolAxis &h = args.h, &w = args.w;
   const std::int64_t rows = backward ? h.size : h.out;
   // Elements read for a row: as many as its windows have taps.
@@ -267,6 +281,8 @@ void run_pool(Kernel<PoolArgs> kernel, PoolArgs args, bool backward, bool fresh)
   Split split{.units = args.n * rows,
               .grain = std::max<std::int64_t>(1, static_cast<std::int64_t>(kGrainTaps / per_row)),
               .interruptible = fresh};
+  const Call* const call = Call::current();
+  if (call && call->on_gpu()) return call->run(name, kernel, args, split);
   if (args.source_strides.c == 1) {
     run(kernel, args, split);
     return;
@@ -318,12 +334,13 @@ py::object max_forward(Problem& problem, const Array& x, bool return_indices,
   PoolArgs& args = problem.args;
   py::object indices = py::none();
   if (return_indices) {
-    const Array taps = tap_array(new_array(problem.op, tap_dtype(args), problem.y_shape, strides));
+    const Array taps =
+        tap_array(fresh_array(problem.op, tap_dtype(args), problem.y_shape, strides));
     args.taps = taps.data;
     args.tap_strides = strides_of(problem, taps);
     indices = taps.owner;
   }
-  run_pool(max_pool_kernel(), args, false, out.is_fresh);
+  run_pool("max_pool", max_pool_kernel(), args, false, out.is_fresh);
   if (!return_indices) return out.finish();
   return py::make_tuple(out.finish(), indices);
 }
@@ -333,25 +350,32 @@ py::object max_backward(Problem& problem, const Array& dy, py::handle indices,
   const char* op = problem.op;
   PoolArgs& args = problem.args;
   require_shape(op, "dy", dy, problem.y_shape);
-  if (!py::isinstance<py::array>(indices) ||
-      !py::reinterpret_borrow<py::array>(indices).dtype().equal(tap_dtype(args))) {
-    const std::string got =
-        py::isinstance<py::array>(indices)
-            ? py::str(py::reinterpret_borrow<py::array>(indices).dtype()).cast<std::string>()
-            : type_text(indices);
+  const DeviceArray* const on_gpu = as_device_array(indices);
+  const bool is_array = on_gpu || py::isinstance<py::array>(indices);
+  const py::dtype dtype = on_gpu     ? on_gpu->dtype
+                          : is_array ? py::reinterpret_borrow<py::array>(indices).dtype()
+                                     : py::dtype();
+  if (!is_array || !dtype.equal(tap_dtype(args))) {
+    const std::string got = is_array ? py::str(dtype).cast<std::string>() : type_text(indices);
     throw DTypeError(
         std::string(op) + ": indices must be the " + py::str(tap_dtype(args)).cast<std::string>() +
         " taps of the forward call with return_indices=True and the same windows, " + "got " + got);
   }
-  Array taps = tap_array(py::reinterpret_borrow<py::array>(indices));
+  Call::current()->meet("indices", on_gpu ? on_gpu->device : kCpu);
+  Array taps = tap_array(py::reinterpret_borrow<py::object>(indices));
   require_shape(op, "indices", taps, problem.y_shape);
   const Array given_taps = taps;
-  if (strides_of(problem, taps).c != 1) {
+  if (strides_of(problem, taps).c != 1 && on_gpu) {
+    const py::object moved = fresh_array(op, tap_dtype(args), problem.y_shape,
+                                         channels_last(problem.axes, problem.y_shape));
+    copy_on_device(op, *as_device_array(moved), *on_gpu);
+    taps = tap_array(moved);
+  } else if (strides_of(problem, taps).c != 1) {
     // Channels last, then back under the caller's names of the axes.
     py::object moved = py::module_::import("numpy").attr("moveaxis")(taps.owner, problem.axes.c, 3);
     moved = moved.attr("copy")("C");
     moved = py::module_::import("numpy").attr("moveaxis")(moved, 3, problem.axes.c);
-    taps = tap_array(moved.cast<py::array>());
+    taps = tap_array(moved);
   }
   Output out(op, out_object, dy.dtype, problem.x_shape,
              channels_last(problem.axes, problem.x_shape));
@@ -360,7 +384,7 @@ py::object max_backward(Problem& problem, const Array& dy, py::handle indices,
   set_arrays(problem, dy, out);
   args.taps = taps.data;
   args.tap_strides = strides_of(problem, taps);
-  run_pool(max_pool_backward_kernel(), args, true, out.is_fresh);
+  run_pool("max_pool_backward", max_pool_backward_kernel(), args, true, out.is_fresh);
   return out.finish();
 }
 
@@ -369,7 +393,7 @@ py::object avg_forward(Problem& problem, const Array& x, py::handle out_object) 
              channels_last(problem.axes, problem.y_shape));
   no_overlap(problem.op, out, "x", x);
   set_arrays(problem, x, out);
-  run_pool(avg_pool_kernel(), problem.args, false, out.is_fresh);
+  run_pool("avg_pool", avg_pool_kernel(), problem.args, false, out.is_fresh);
   return out.finish();
 }
 
@@ -379,7 +403,7 @@ py::object avg_backward(Problem& problem, const Array& dy, py::handle out_object
              channels_last(problem.axes, problem.x_shape));
   no_overlap(problem.op, out, "dy", dy);
   set_arrays(problem, dy, out);
-  run_pool(avg_pool_backward_kernel(), problem.args, true, out.is_fresh);
+  run_pool("avg_pool_backward", avg_pool_backward_kernel(), problem.args, true, out.is_fresh);
   return out.finish();
 }
 
@@ -387,6 +411,7 @@ py::object max_pool2d(py::handle x_object, py::handle kernel_size, py::handle st
                       py::handle padding, py::handle dilation, bool ceil_mode, py::handle layout,
                       bool return_indices, py::handle out) {
   const char* op = "max_pool2d";
+  const Call call(op);
   const Array x = input(op, "x", x_object);
   Problem problem =
       make_problem(op, "x", x.shape_vector(), {kernel_size, stride, padding, dilation, ceil_mode},
@@ -399,6 +424,7 @@ py::object max_pool2d_backward(py::handle dy_object, py::handle indices, py::han
                                py::handle dilation, bool ceil_mode, py::handle layout,
                                py::handle out) {
   const char* op = "max_pool2d_backward";
+  const Call call(op);
   const Array dy = input(op, "dy", dy_object);
   Problem problem = make_problem(op, "x_shape", parse_shape(op, "x_shape", x_shape),
                                  {kernel_size, stride, padding, dilation, ceil_mode}, layout, true);
@@ -409,6 +435,7 @@ py::object avg_pool2d(py::handle x_object, py::handle kernel_size, py::handle st
                       py::handle padding, bool ceil_mode, bool count_include_pad, py::handle layout,
                       py::handle out) {
   const char* op = "avg_pool2d";
+  const Call call(op);
   const Array x = input(op, "x", x_object);
   Problem problem =
       make_problem(op, "x", x.shape_vector(),
@@ -420,6 +447,7 @@ py::object avg_pool2d_backward(py::handle dy_object, py::handle x_shape, py::han
                                py::handle stride, py::handle padding, bool ceil_mode,
                                bool count_include_pad, py::handle layout, py::handle out) {
   const char* op = "avg_pool2d_backward";
+  const Call call(op);
   const Array dy = input(op, "dy", dy_object);
   Problem problem =
       make_problem(op, "x_shape", parse_shape(op, "x_shape", x_shape),
@@ -430,6 +458,7 @@ py::object avg_pool2d_backward(py::handle dy_object, py::handle x_shape, py::han
 py::object adaptive_max_pool2d(py::handle x_object, py::handle output_size, py::handle layout,
                                bool return_indices, py::handle out) {
   const char* op = "adaptive_max_pool2d";
+  const Call call(op);
   const Array x = input(op, "x", x_object);
   Problem problem = make_adaptive(op, "x", x.shape_vector(), output_size, layout, false);
   return max_forward(problem, x, return_indices, out);
@@ -439,6 +468,7 @@ py::object adaptive_max_pool2d_backward(py::handle dy_object, py::handle indices
                                         py::handle x_shape, py::handle output_size,
                                         py::handle layout, py::handle out) {
   const char* op = "adaptive_max_pool2d_backward";
+  const Call call(op);
   const Array dy = input(op, "dy", dy_object);
   Problem problem =
       make_adaptive(op, "x_shape", parse_shape(op, "x_shape", x_shape), output_size, layout, true);
@@ -448,6 +478,7 @@ py::object adaptive_max_pool2d_backward(py::handle dy_object, py::handle indices
 py::object adaptive_avg_pool2d(py::handle x_object, py::handle output_size, py::handle layout,
                                py::handle out) {
   const char* op = "adaptive_avg_pool2d";
+  const Call call(op);
   const Array x = input(op, "x", x_object);
   Problem problem = make_adaptive(op, "x", x.shape_vector(), output_size, layout, false);
   return avg_forward(problem, x, out);
@@ -456,6 +487,7 @@ py::object adaptive_avg_pool2d(py::handle x_object, py::handle output_size, py::
 py::object adaptive_avg_pool2d_backward(py::handle dy_object, py::handle x_shape,
                                         py::handle output_size, py::handle layout, py::handle out) {
   const char* op = "adaptive_avg_pool2d_backward";
+  const Call call(op);
   const Array dy = input(op, "dy", dy_object);
   Problem problem =
       make_adaptive(op, "x_shape", parse_shape(op, "x_shape", x_shape), output_size, layout, true);

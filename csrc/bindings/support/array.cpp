@@ -116,13 +116,6 @@ void meet(const char* op, const char* name, int device) {
                     "; move it: .to(\"cpu\")");
 }
 
-py::object fresh_array(const char* op, const py::dtype& dtype, const Shape& shape,
-                       const Shape& strides = {}) {
-  const Call* const call = Call::current();
-  if (call && call->on_gpu()) return new_device_array(op, call->device(), dtype, shape, strides);
-  return new_array(op, dtype, shape, strides);
-}
-
 std::string quoted(const char* op, const char* name) {
   return std::string(op) + ": " + name;
 }
@@ -406,6 +399,13 @@ py::array new_array(const char* op, const py::dtype& dtype, const Shape& shape,
   py::array result = py::reinterpret_steal<py::array>(raw);
   if (api.PyArray_SetBaseObject_(raw, owner.release().ptr()) != 0) throw py::error_already_set();
   return result;
+}
+
+py::object fresh_array(const char* op, const py::dtype& dtype, const Shape& shape,
+                       const Shape& strides) {
+  const Call* const call = Call::current();
+  if (call && call->on_gpu()) return new_device_array(op, call->device(), dtype, shape, strides);
+  return new_array(op, dtype, shape, strides);
 }
 
 DType output_dtype(const char* op, py::handle out, DTypes allowed) {

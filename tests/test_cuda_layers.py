@@ -1,0 +1,124 @@
+"""Products, convolutions and pooling through hl.kernels on the emulated device, as on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import cuda_library
+import hotloop as hl
+from hotloop import _core
+from hotloop.device_array import DeviceArray
+
+k = hl.kernels
+
+
+@pytest.fixture(autouse=True, scope="module")
+def device() -> Iterator[None]:
+    with cuda_library.cuda_devices():
+        yield
+
+
+def put(array: np.ndarray) -> DeviceArray:
+    return _core.cuda_array(array, 0)
+
+
+def same(function, *arrays, atol=2e-5, **settings):
+    """Calls it on the CPU and on the device and compares what comes back."""
+    want = function(*arrays, **settings)
+    moved = [put(a) if isinstance(a, np.ndarray) else a for a in arrays]
+    got = function(*moved, **settings)
+    if not isinstance(want, tuple):
+        want, got = (want,), (got,)
+    for a, b in zip(want, got, strict=True):
+        assert type(b) is DeviceArray
+        assert b.dtype == a.dtype
+        steps = [(x, y) for n, x, y in zip(a.shape, a.strides, b.strides) if n > 1]
+        assert a.size == 0 or all(x == y for x, y in steps)
+        np.testing.assert_allclose(b._to_host(), a, rtol=0, atol=atol)
+    return got
+
+
+@pytest.fixture
+def normal(rng):
+    return lambda *shape: rng.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("trans", [(False, False), (True, False), (False, True)])
+def test_gemm(normal, trans):
+    a, b = normal(4, 20, 20), normal(20, 20)
+    same(k.gemm, a, b, trans_a=trans[0], trans_b=trans[1])
+    same(k.gemm, a[:, :3], b[:, ::2], alpha=0.5)
+    same(k.gemm, normal(2, 1, 5, 6), normal(3, 6, 4))
+
+
+def test_gemm_into_out(normal):
+    a, b, out = normal(9, 7), normal(7, 5), normal(5, 9).T
+    want = k.gemm(a, b, beta=2.0, out=out.copy())
+    on_device = put(out)
+    k.gemm(put(a), put(b), beta=2.0, out=on_device)
+    np.testing.assert_allclose(on_device._to_host(), want, atol=1e-5)
+
+
+def test_linear(normal):
+    x, w, b = normal(2, 6, 10), normal(8, 10), normal(8)
+    same(lambda x, w, b: k.linear(x, w, b, activation="gelu"), x, w, b)
+    same(k.linear, x[0, 0], w)
+    same(k.linear_backward, normal(2, 6, 8), x, w)
+    same(k.linear_backward, np.zeros((2, 0, 8), "f4"), np.zeros((2, 0, 10), "f4"), w)
+    with pytest.raises(hl.DeviceError, match=r"linear: x and w must lie on one device"):
+        k.linear(put(x), w)
+    with pytest.raises(hl.DeviceError, match=r"linear: x and w must lie on one device"):
+        k.linear(put(x), k.gemm_pack(w, trans_b=True))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_conv2d(normal, layout):
+    first = layout == "NCHW"
+    x = normal(2, 6, 9, 8) if first else normal(2, 9, 8, 6)
+    w = normal(4, 3, 3, 2) if first else normal(3, 2, 3, 4)
+    how = {"stride": 2, "padding": 1, "groups": 2, "layout": layout}
+    (y,) = same(lambda x, w, b: k.conv2d(x, w, b, activation="relu", **how), x, w, normal(4))
+    dy = normal(*y.shape)
+    same(lambda dy, w: k.conv2d_backward_input(dy, w, x.shape, **how), dy, w)
+    same(lambda dy, x: k.conv2d_backward_weight(dy, x, w.shape, **how), dy, x, atol=1e-4)
+
+
+def test_other_convolutions(normal):
+    same(lambda x, w: k.conv1d(x, w, padding=2), normal(2, 3, 20), normal(5, 3, 5))
+    same(lambda x, w: k.conv3d(x, w, dilation=2), normal(1, 2, 6, 7, 8), normal(3, 2, 2, 3, 2))
+    same(
+        lambda x, w, b: k.conv_transpose2d(x, w, b, stride=2, activation="tanh"),
+        *(normal(2, 4, 5, 6), normal(4, 3, 3, 3), normal(3)),
+    )
+
+
+def test_pooling(normal):
+    x = normal(2, 5, 9, 8)
+    how = {"kernel_size": 3, "stride": 2, "padding": 1}
+    y, taps = same(lambda x: k.max_pool2d(x, return_indices=True, **how), x)
+    dy = normal(*y.shape)
+    want = k.max_pool2d_backward(dy, taps._to_host(), x.shape, **how)
+    for moved in (taps, put(np.ascontiguousarray(taps._to_host()))):
+        got = k.max_pool2d_backward(put(dy), moved, x.shape, **how)
+        np.testing.assert_allclose(got._to_host(), want, atol=1e-6)
+    same(lambda x: k.avg_pool2d(x, **how), x)
+    same(lambda dy: k.avg_pool2d_backward(dy, x.shape, **how), dy)
+    same(lambda x: k.adaptive_avg_pool2d(x, (4, 3)), x)
+    same(
+        lambda dy: k.adaptive_avg_pool2d_backward(dy, x.shape, output_size=(4, 3)),
+        normal(2, 5, 4, 3),
+    )
+    with pytest.raises(hl.DeviceError, match="dy and indices must lie on one device"):
+        k.max_pool2d_backward(put(dy), taps._to_host(), x.shape, **how)
+    with pytest.raises(TypeError, match="indices must be the uint8 taps"):
+        k.max_pool2d_backward(put(dy), put(dy), x.shape, **how)
+
+
+def test_float64(rng):
+    x, w = rng.standard_normal((2, 3, 6, 6)), rng.standard_normal((4, 3, 3, 3))
+    same(k.conv2d, x, w, atol=1e-12)
+    same(k.gemm, x, x[0, 0], atol=1e-12)
+    same(lambda x: k.max_pool2d(x, 2), x)
