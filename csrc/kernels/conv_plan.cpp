@@ -115,7 +115,7 @@ namespace {
 // Pixels whose operands (source and result) share L2, rows of them when an image is larger; several
 // images when it is smaller. Enough slabs for every thread when there is enough work. Shapes alone
 // decide.
-constexpr std::int64_t kSlabBytes = 192 << 10;
+constexpr std::int64_t kSlabBytes = 224 << 10;
 constexpr std::int64_t kSlabPixels = 1024;
 constexpr double kWorkOfAGrain = 1e6;
 constexpr std::int64_t kSpreadBytes = 512;
@@ -173,7 +173,8 @@ SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
   if (rows_that_fit >= 2 * slab.out_h && slab.out_d == 1) {
     slab.images = std::min(slab.n, rows_that_fit / slab.out_h);
     if (work >= kWorkWorthSplitting) {
-      slab.images = std::max<std::int64_t>(1, std::min(slab.images, slab.n / kSlabsWanted));
+      const std::int64_t most = slab.n * splits / kSlabsWanted;
+      slab.images = std::max<std::int64_t>(1, std::min(slab.images, most));
     }
   }
   if (slab.images == 1) {
