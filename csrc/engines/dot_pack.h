@@ -115,8 +115,18 @@ template <class T>
 inline void pack_dot_panel(const T* from, std::int64_t k_step, std::int64_t column_step,
                            std::int64_t k, std::int64_t first, std::int64_t count,
                            std::int64_t columns, std::uint32_t flip, Word* to, std::int64_t width) {
+  // The source is asked for ahead of its use, since its runs are short.
+  constexpr std::int64_t kLine = 64 / sizeof(T), kPer = 4 / sizeof(T), kAhead = 16;
   if (column_step == 1 || k_step != 1) {
     for (std::int64_t w = 0; w < count; ++w) {
+      if (column_step == 1) {
+        const T* next = from + (first + w + kAhead) * kPer * k_step;
+        for (std::int64_t e = 0; e < kPer; ++e) {
+          for (std::int64_t j = 0; j < columns + kLine - 1; j += kLine) {
+            __builtin_prefetch(next + e * k_step + j, 0, 2);
+          }
+        }
+      }
       words_across(from, k_step, column_step, k, first + w, columns, flip, to + w * width, width);
     }
     return;
@@ -125,7 +135,11 @@ inline void pack_dot_panel(const T* from, std::int64_t k_step, std::int64_t colu
   for (std::int64_t w = 0; w < count; w += kDotBlock) {
     const std::int64_t deep = count - w < kDotBlock ? count - w : kDotBlock;
     for (std::int64_t j = 0; j < columns; ++j) {
-      words_along(from + j * column_step, 1, k, first + w, deep, flip, block + j * kDotBlock);
+      const T* line = from + j * column_step;
+      for (std::int64_t at = 0; at < kDotBlock * kPer; at += kLine) {
+        __builtin_prefetch(line + (first + w + kDotBlock) * kPer + at, 0, 2);
+      }
+      words_along(line, 1, k, first + w, deep, flip, block + j * kDotBlock);
     }
     pack_block<Word>(block, 1, kDotBlock, deep, columns, to + w * width, width, width);
   }
