@@ -7,7 +7,8 @@
 // pilot, n (pilot - mean)^2 is at most 15 times the sum of squares, so that little cancels whatever
 // the data. Chunks are merged in double in their order (Chan et al. 1979). The second pass walks
 // each thread's part from its end, where the first one left it in the caches; with many channels it
-// reads four whole rows at a time: strips of 256 bytes took 1.3 times as long for (32, 256, 14, 14).
+// reads four whole rows at a time: strips of 256 bytes took 1.3 times as long for (32, 256, 14,
+// 14).
 #include "kernels/norm.h"
 
 #include "engines/activate.h"
