@@ -1,0 +1,220 @@
+"""What bench/device_check.py tries on a GPU: for each family its cases, small and ragged ones for
+correctness, large ones for time, and the rivals' calls for the same work."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import hotloop as hl
+
+k = hl.kernels
+Call = Callable[..., Any]
+
+
+@dataclass
+class Case:
+    """A call on arrays, with what it costs. On the CPU in float64 it is its own reference."""
+
+    name: str
+    call: Call  # takes the arrays
+    shapes: list[tuple[int, ...]]
+    flops: float = 0.0
+    bytes: float = 0.0
+    tolerance: float = 2e-5  # relative, by the norm of the difference
+    torch: Call | None = None  # takes the module torch and its tensors
+    jax: Call | None = None  # takes the module jax.numpy and its arrays
+    scale: float = 1.0
+    extra: tuple[np.ndarray, ...] = field(default=())  # arrays that are not random numbers
+
+    def arrays(self, seed: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(seed)
+        made = [self.scale * rng.standard_normal(shape, np.float32) for shape in self.shapes]
+        return [array.astype(np.float32) for array in made] + list(self.extra)
+
+
+def _gemm(m: int, n: int, depth: int, trans_b: bool = False) -> Case:
+    shapes = [(m, depth), (n, depth) if trans_b else (depth, n)]
+    return Case(
+        f"gemm {m}x{n}x{depth}{' NT' if trans_b else ''}",
+        lambda a, b: k.gemm(a, b, trans_b=trans_b),
+        shapes,
+        flops=2.0 * m * n * depth,
+        bytes=4.0 * (m * depth + depth * n + m * n),
+        torch=lambda torch, a, b: a @ (b.T if trans_b else b),
+        jax=lambda jnp, a, b: jnp.matmul(a, b.T if trans_b else b, precision="highest"),
+    )
+
+
+def _conv(n: int, c: int, size: int, o: int, taps: int, stride: int = 1) -> Iterator[Case]:
+    pad, out = taps // 2, (size + 2 * (taps // 2) - taps) // stride + 1
+    x, w, y = (n, size, size, c), (o, c, taps, taps), (n, out, out, o)
+    flops = 2.0 * n * out * out * o * c * taps * taps
+    how = {"stride": stride, "padding": pad}
+    name = f"conv2d {n}x{c}@{size}->{o} {taps}x{taps}" + (f" /{stride}" if stride > 1 else "")
+
+    def first(image: Any) -> Any:  # channels last in memory, seen as NCHW
+        return image.transpose((0, 3, 1, 2))
+
+    def seen(torch: Any, image: Any) -> Any:
+        return image.permute(0, 3, 1, 2)
+
+    def grads(torch: Any, dy: Any, x: Any, w: Any, which: int) -> Any:
+        mask = [which == 0, which == 1, False]
+        pair = [stride, stride], [pad, pad], [1, 1]
+        backward = torch.ops.aten.convolution_backward
+        w = w.contiguous(memory_format=torch.channels_last)
+        return backward(dy, x, w, None, *pair, False, [0, 0], 1, mask)[which]
+
+    yield Case(
+        f"{name} forward",
+        lambda x, w: k.conv2d(first(x), w, **how),
+        [x, w],
+        flops,
+        torch=lambda torch, x, w: torch.nn.functional.conv2d(
+            seen(torch, x), w.contiguous(memory_format=torch.channels_last), **how
+        ),
+    )
+    shape = (n, c, size, size)
+    yield Case(
+        f"{name} backward input",
+        lambda dy, w: k.conv2d_backward_input(first(dy), w, shape, **how),
+        [y, w],
+        flops,
+        torch=lambda torch, dy, w: grads(
+            torch, seen(torch, dy), seen(torch, dy.new_empty(x)), w, 0
+        ),
+    )
+    yield Case(
+        f"{name} backward weight",
+        lambda dy, x: k.conv2d_backward_weight(first(dy), first(x), w, **how),
+        [y, x],
+        flops,
+        torch=lambda torch, dy, image: grads(
+            torch, seen(torch, dy), seen(torch, image), dy.new_empty(w), 1
+        ),
+    )
+
+
+def _pool(n: int, size: int, c: int) -> Iterator[Case]:
+    x = (n, size, size, c)
+    seen = {"layout": "NHWC"}
+    moved = 4.0 * n * size * size * c * 1.25
+    yield Case(
+        f"max_pool2d {n}x{size}x{size}x{c}",
+        lambda x: k.max_pool2d(x, 2, **seen),
+        [x],
+        bytes=moved,
+        torch=lambda torch, x: torch.nn.functional.max_pool2d(x.permute(0, 3, 1, 2), 2),
+    )
+    yield Case(
+        f"avg_pool2d 3x3 {n}x{size}x{size}x{c}",
+        lambda x: k.avg_pool2d(x, 3, stride=2, padding=1, **seen),
+        [x],
+        bytes=moved,
+        torch=lambda torch, x: torch.nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), 3, 2, 1),
+    )
+
+
+def _rows(rows: int, columns: int) -> Iterator[Case]:
+    shape, size = (rows, columns), 4.0 * rows * columns
+    yield Case(
+        f"softmax {rows}x{columns}", k.softmax, [shape], bytes=2 * size,
+        torch=lambda torch, x: torch.softmax(x, -1),
+    )  # fmt: skip
+    labels = (np.arange(rows) % columns).astype(np.int64)
+    yield Case(
+        f"cross_entropy_with_grad {rows}x{columns}",
+        lambda x, labels: k.cross_entropy_with_grad(x, labels),
+        [shape],
+        bytes=2 * size,
+        extra=(labels,),
+    )
+    yield Case(
+        f"layer_norm {rows}x{columns}",
+        lambda x, weight, bias: k.layer_norm(x, (columns,), weight, bias),
+        [shape, (columns,), (columns,)],
+        bytes=2 * size,
+        torch=lambda torch, x, w, b: torch.nn.functional.layer_norm(x, (columns,), w, b),
+    )
+    for axis in (0, 1):
+        yield Case(
+            f"sum of {rows}x{columns} over axis {axis}",
+            lambda x, axis=axis: k.sum(x, axis=axis),
+            [shape],
+            bytes=size,
+            torch=lambda torch, x, axis=axis: torch.sum(x, axis),
+        )
+
+
+def _elements(count: int) -> Iterator[Case]:
+    for name in ("relu", "gelu", "tanh"):
+        yield Case(
+            f"{name} of {count}", getattr(k, name), [(count,)], bytes=8.0 * count,
+            torch=lambda torch, x, name=name: (
+                torch.tanh if name == "tanh" else getattr(torch.nn.functional, name)
+            )(x),
+        )  # fmt: skip
+    yield Case(
+        f"add of {count}", k.add, [(count,), (count,)], bytes=12.0 * count,
+        torch=lambda torch, x, y: x + y,
+    )  # fmt: skip
+
+
+def correctness() -> dict[str, list[Case]]:
+    """Small and ragged cases of every family, in the order of their weight."""
+    return {
+        "gemm": [_gemm(65, 67, 33), _gemm(5, 130, 300, True), _gemm(130, 129, 2000)],
+        "conv": [*_conv(2, 3, 9, 12, 3), *_conv(2, 8, 11, 20, 3, 2), *_conv(1, 16, 7, 8, 1)],
+        "elementwise": list(_elements(1023)),
+        "softmax": [case for case in _rows(17, 70) if "soft" in case.name],
+        "loss": [case for case in _rows(17, 70) if "cross" in case.name],
+        "norm": [case for case in _rows(17, 70) if "norm" in case.name],
+        "reduce": [case for case in _rows(17, 70) if "sum" in case.name],
+        "pool": list(_pool(2, 9, 5)),
+    }
+
+
+def timed() -> dict[str, list[Case]]:
+    """Sizes at which a GPU is at its limit."""
+    rows = list(_rows(8192, 4096))
+    return {
+        "gemm": [*(_gemm(n, n, n) for n in (1024, 4096, 8192)), _gemm(4096, 4096, 4096, True),
+                 _gemm(64, 4096, 4096, True), _gemm(1, 8192, 8192, True), _gemm(256, 256, 65536)],
+        "conv": [*_conv(64, 64, 56, 64, 3), *_conv(64, 128, 28, 256, 3, 2),
+                 *_conv(64, 256, 14, 1024, 1), *_conv(256, 3, 32, 64, 3)],
+        "elementwise": list(_elements(1 << 26)),
+        "softmax": [case for case in rows if "soft" in case.name],
+        "loss": [case for case in rows if "cross" in case.name],
+        "norm": [case for case in rows if "norm" in case.name],
+        "reduce": [case for case in rows if "sum" in case.name],
+        "pool": list(_pool(64, 112, 64)),
+    }  # fmt: skip
+
+
+def networks(small: bool) -> dict[str, tuple[Call, tuple[int, ...], int]]:
+    """Whole training steps: a model from the module `nn`, the shape of a batch, the classes."""
+
+    def mlp(nn: Any) -> Any:
+        sizes = (784, 64, 64, 10)
+        layers: list[Any] = []
+        for i, o in itertools.pairwise(sizes):
+            layers += [nn.Linear(i, o), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    def cnn(nn: Any) -> Any:
+        width = 4 if small else 32
+        size = 8 if small else 32
+        return nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(2 * width * (size // 4) ** 2, 10),
+        )  # fmt: skip
+
+    batch = 8 if small else 128
+    image = 8 if small else 32
+    return {"MLP": (mlp, (batch, 784), 10), "CNN": (cnn, (batch, 3, image, image), 10)}

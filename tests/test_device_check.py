@@ -1,0 +1,102 @@
+"""bench/device_check.py on the emulated device: it runs, finds faults, and keeps what it found."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cuda_library
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+SCRIPT = BENCH / "device_check.py"
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("device_check", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+check = load()
+
+
+def run(out: Path, *arguments: str) -> tuple[int, dict]:
+    library = shutil.copy(cuda_library.library(), out / "hotloop_cuda_emulated.so")  # stays there
+    environment = {**os.environ, "HOTLOOP_CHECK_LIBRARY": str(library)}
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--out", out, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=500,
+    )
+    assert (out / "results.json").exists(), done.stdout + done.stderr
+    return done.returncode, json.loads((out / "results.json").read_text(encoding="utf-8"))
+
+
+def test_a_small_run_in_subprocesses(tmp_path):
+    only = "ceilings,gemm,conv,pool,elementwise"
+    code, results = run(tmp_path, "--budget", "400", "--only", only)
+    bad = [c for c in results["cases"] if "failure" in c or c.get("passed") is False]
+    assert not bad
+    assert code == 0
+    kinds = {case["kind"] for case in results["cases"]}
+    assert kinds == {"ceiling", "correctness", "time"}
+    checked = {c["family"] for c in results["cases"] if c["kind"] == "correctness"}
+    assert checked == {"gemm", "conv", "pool", "elementwise"}
+    assert results["emulated"]
+    assert set(results["sources"]) >= checked
+    # What ran on the CPU verifies nothing.
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "results.json").rename(tmp_path / "gpu" / "results.json")
+    assert f"- all kernels: {check.LABEL}\n" in check.markdown(tmp_path)
+
+
+def test_no_time_left_is_said(tmp_path):
+    results = check.run_all(tmp_path, 0.0, ["gemm"])
+    assert results["cases"] == [{"kind": "end", "piece": "gemm", "failure": "out of time"}]
+
+
+def test_the_table_is_made_from_the_results(tmp_path):
+    committed = check.markdown(check.TABLE.parent)
+    assert check.TABLE.read_text(encoding="utf-8") == committed, "run: device_check.py --table"
+    hashes = check.source_hashes()
+    folder = tmp_path / "h200"
+    folder.mkdir()
+    case = {"kind": "correctness", "family": "gemm", "name": "a", "passed": True}
+    timed = {"kind": "time", "family": "gemm", "name": "b", "ms": 2.0, "tflops": 3.0,
+             "rivals": {"torch": {"ms": 1.0}, "jax": {"missing": "x"}}}  # fmt: skip
+    results = {"environment": {"gpu": "G", "date": "D"}, "sources": hashes, "cases": [case, timed]}
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    table = check.markdown(tmp_path)
+    assert "- gemm: verified on h200\n" in table
+    assert f"- the other kernels: {check.LABEL}\n" in table
+    assert "conv" not in table
+    assert "| b | 2 | 3 |  | 0.50× |  |  |" in table
+    results["sources"] = {**hashes, "gemm": "changed"}
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    assert f"- all kernels: {check.LABEL}\n" in check.markdown(tmp_path)
+
+
+def test_hashes_follow_what_is_included():
+    names = {path.name for path in check.closure(check.CUDA / "conv.cu")}
+    assert {"conv.cu", "conv_load.cuh", "product_tile.cuh", "kernel.cuh", "conv.h"} <= names
+    assert len(set(check.source_hashes().values())) == len(check.source_hashes())
+
+
+@pytest.mark.parametrize("arguments", [[], ["--out", "x", "--only", "nothing"]])
+def test_wrong_arguments(arguments):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "error" in done.stderr
