@@ -1,300 +1,17 @@
 // conv2d and its two gradients: infers and checks shapes, allocates channels-last results.
+#include "bindings/conv.h"
+
 #include <cstdint>
 #include <string>
-#include <utility>
 
-#include "bindings/activation.h"
-#include "bindings/array.h"
 #include "bindings/device.h"
-#include "bindings/gil.h"
-#include "bindings/params.h"
-#include "kernels/conv.h"
+#include "bindings/dot.h"
+#include "kernels/conv_winograd.h"
 
 namespace hotloop {
 namespace {
 
-constexpr double kReleaseWork = 4e6;  // products and sums: some 20 microseconds
-
-// The caller's names of the axes, and ours: n c d h w, o i d h w. -1 where there is none.
-struct Axes {
-  int c, d, h, w;
-  int weight_o, weight_i, weight_d, weight_h, weight_w;
-};
-
-// How signals, images and volumes are called, channels first and channels last.
-struct Naming {
-  const char *first, *last;
-  const char *first_image, *last_image, *first_weight, *last_weight;
-  Axes first_axes, last_axes;
-};
-constexpr Naming kNaming[] = {
-    {"NCL",
-     "NLC",
-     "(n, c, l)",
-     "(n, l, c)",
-     "(o, c / groups, kl)",
-     "(kl, c / groups, o)",
-     {1, -1, -1, 2, 0, 1, -1, -1, 2},
-     {2, -1, -1, 1, 2, 1, -1, -1, 0}},
-    {"NCHW",
-     "NHWC",
-     "(n, c, h, w)",
-     "(n, h, w, c)",
-     "(o, c / groups, kh, kw)",
-     "(kh, kw, c / groups, o)",
-     {1, -1, 2, 3, 0, 1, -1, 2, 3},
-     {3, -1, 1, 2, 3, 2, -1, 0, 1}},
-    {"NCDHW",
-     "NDHWC",
-     "(n, c, d, h, w)",
-     "(n, d, h, w, c)",
-     "(o, c / groups, kd, kh, kw)",
-     "(kd, kh, kw, c / groups, o)",
-     {1, 2, 3, 4, 0, 1, 2, 3, 4},
-     {4, 1, 2, 3, 4, 3, 0, 1, 2}},
-};
-
-// A number along each of d, h, w.
-struct Triple {
-  std::int64_t d, h, w;
-};
-
-Triple parse_triple(const char* op, const char* name, py::handle object, int dims,
-                    std::int64_t least) {
-  const std::int64_t idle = least == 1 ? 1 : 0;  // of an axis that is not there
-  const bool many = PyTuple_Check(object.ptr()) || PyList_Check(object.ptr());
-  if (dims == 2) {
-    const Pair pair = parse_pair(op, name, object, least);
-    return {idle, pair.h, pair.w};
-  }
-  if (!many) {
-    const std::int64_t value = parse_pair(op, name, object, least).h;
-    return dims == 1 ? Triple{idle, idle, value} : Triple{value, value, value};
-  }
-  const auto items = py::reinterpret_borrow<py::sequence>(object);
-  if (static_cast<int>(items.size()) != dims) {
-    throw ShapeError(std::string(op) + ": " + name + " must be an integer or " +
-                     std::to_string(dims) + " of them, got " + std::to_string(items.size()) +
-                     " values");
-  }
-  std::int64_t values[3] = {idle, idle, idle};
-  for (int i = 0; i < dims; ++i) {
-    const py::object item = items[static_cast<std::size_t>(i)];
-    if (PyTuple_Check(item.ptr()) || PyList_Check(item.ptr())) {
-      throw DTypeError(std::string(op) + ": " + name + " must hold integers, got " +
-                       type_text(item));
-    }
-    values[3 - dims + i] = parse_pair(op, name, item, least).h;
-  }
-  return {values[0], values[1], values[2]};
-}
-
-struct Settings {
-  int dims;
-  bool first;  // channels first
-  Axes axes;
-  Triple stride, padding, dilation;
-  std::int64_t groups;
-
-  const char* layout() const { return first ? naming().first : naming().last; }
-  const char* image_text() const { return first ? naming().first_image : naming().last_image; }
-  const char* weight_text() const { return first ? naming().first_weight : naming().last_weight; }
-  const Naming& naming() const { return kNaming[dims - 1]; }
-};
-
-bool parse_channels_first(const char* op, int dims, py::handle layout) {
-  if (dims == 2) return parse_layout(op, layout) == Layout::nchw;
-  const Naming& naming = kNaming[dims - 1];
-  const std::string text = py::isinstance<py::str>(layout) ? layout.cast<std::string>() : "";
-  if (text != naming.first && text != naming.last) {
-    throw std::invalid_argument(std::string(op) + ": layout must be \"" + naming.first +
-                                "\" or \"" + naming.last + "\", got " +
-                                py::repr(layout).cast<std::string>());
-  }
-  return text == naming.first;
-}
-
-Settings parse_settings(const char* op, int dims, py::handle stride, py::handle padding,
-                        py::handle dilation, py::handle groups, py::handle layout) {
-  Settings settings;
-  settings.dims = dims;
-  settings.first = parse_channels_first(op, dims, layout);
-  settings.axes = settings.first ? kNaming[dims - 1].first_axes : kNaming[dims - 1].last_axes;
-  settings.stride = parse_triple(op, "stride", stride, dims, 1);
-  settings.padding = parse_triple(op, "padding", padding, dims, 0);
-  settings.dilation = parse_triple(op, "dilation", dilation, dims, 1);
-  if (PyTuple_Check(groups.ptr()) || PyList_Check(groups.ptr())) {
-    throw DTypeError(std::string(op) + ": groups must be an integer, got " + type_text(groups));
-  }
-  settings.groups = parse_pair(op, "groups", groups, 1).h;
-  return settings;
-}
-
-std::int64_t at(const Shape& shape, int axis) {
-  return axis < 0 ? 1 : shape[static_cast<std::size_t>(axis)];
-}
-
-[[noreturn]] void fail(const char* op, const std::string& text) {
-  throw ShapeError(std::string(op) + ": " + text);
-}
-
-void require_sizes(const char* op, const char* name, const Shape& shape, int dims,
-                   const char* axes) {
-  if (static_cast<int>(shape.size()) != dims + 2) {
-    fail(op, std::string(name) + " must have " + std::to_string(dims + 2) + " axes " + axes +
-                 ", got " + std::to_string(shape.size()) + " (shape " + shape_text(shape) + ")");
-  }
-  for (const std::int64_t size : shape) {
-    if (size == 0) {
-      fail(op, std::string(name) + " " + axes + " must not be empty, got shape " +
-                   shape_text(shape) + "; leave empty batches out");
-    }
-  }
-}
-
-// Output positions along one axis.
-std::int64_t output_size(const char* op, const char* axis, std::int64_t size, std::int64_t taps,
-                         std::int64_t stride, std::int64_t padding, std::int64_t dilation) {
-  const std::int64_t limit = std::int64_t{1} << 40;
-  if (taps > limit / dilation || size > limit) {
-    fail(op, std::string("sizes along ") + axis + " must stay below 2**40, got size " +
-                 std::to_string(size) + ", " + std::to_string(taps) + " taps with dilation " +
-                 std::to_string(dilation));
-  }
-  const std::int64_t reach = dilation * (taps - 1) + 1, padded = size + 2 * padding;
-  if (reach > padded) {
-    fail(op, std::string("the kernel must fit the padded input along ") + axis + ", got " +
-                 std::to_string(reach) + " (" + std::to_string(taps) + " taps, dilation " +
-                 std::to_string(dilation) + ") over " + std::to_string(padded) + " (size " +
-                 std::to_string(size) + ", padding " + std::to_string(padding) +
-                 "); use more padding, a smaller kernel or a larger input");
-  }
-  return (padded - reach) / stride + 1;
-}
-
-ConvProblem infer(const char* op, DType dtype, const Settings& s, const char* x_name,
-                  const Shape& x, const char* w_name, const Shape& w) {
-  require_sizes(op, x_name, x, s.dims, s.image_text());
-  require_sizes(op, w_name, w, s.dims, s.weight_text());
-  const Axes& axes = s.axes;
-  ConvProblem p{};
-  p.dtype = dtype;
-  p.n = x[0], p.c = at(x, axes.c);
-  p.d = at(x, axes.d), p.h = at(x, axes.h), p.w = at(x, axes.w);
-  p.o = at(w, axes.weight_o);
-  p.kd = at(w, axes.weight_d), p.kh = at(w, axes.weight_h), p.kw = at(w, axes.weight_w);
-  p.stride_d = s.stride.d, p.stride_h = s.stride.h, p.stride_w = s.stride.w;
-  p.padding_d = s.padding.d, p.padding_h = s.padding.h, p.padding_w = s.padding.w;
-  p.dilation_d = s.dilation.d, p.dilation_h = s.dilation.h, p.dilation_w = s.dilation.w;
-  p.groups = s.groups;
-  if (p.c % p.groups != 0 || p.o % p.groups != 0) {
-    fail(op, "groups must divide the channels of " + std::string(x_name) + " and " + w_name +
-                 ", got " + std::to_string(p.groups) + " groups for " + std::to_string(p.c) +
-                 " input and " + std::to_string(p.o) + " output channels");
-  }
-  if (at(w, axes.weight_i) != p.c / p.groups) {
-    fail(op, std::string(w_name) + " " + s.weight_text() + " must have " +
-                 std::to_string(p.c / p.groups) + " input channels (" + std::to_string(p.c) +
-                 " of " + x_name + " in " + std::to_string(p.groups) + " groups), got shapes " +
-                 shape_text(x) + " and " + shape_text(w) + "; is layout=\"" + s.layout() +
-                 "\" meant?");
-  }
-  p.out_d = output_size(op, "d", p.d, p.kd, p.stride_d, p.padding_d, p.dilation_d);
-  p.out_h = output_size(op, "h", p.h, p.kh, p.stride_h, p.padding_h, p.dilation_h);
-  p.out_w =
-      output_size(op, s.dims == 1 ? "l" : "w", p.w, p.kw, p.stride_w, p.padding_w, p.dilation_w);
-  return p;
-}
-
-// Shape under the caller's names, and strides that are channels last whatever they are.
-Shape image_shape(const Settings& s, std::int64_t n, std::int64_t c, std::int64_t d, std::int64_t h,
-                  std::int64_t w) {
-  Shape shape;
-  shape.push_back(n);
-  if (s.first) shape.push_back(c);
-  if (s.dims > 2) shape.push_back(d);
-  if (s.dims > 1) shape.push_back(h);
-  shape.push_back(w);
-  if (!s.first) shape.push_back(c);
-  return shape;
-}
-Shape image_strides(const Settings& s, std::int64_t c, std::int64_t d, std::int64_t h,
-                    std::int64_t w) {
-  return image_shape(s, d * h * w * c, 1, h * w * c, w * c, c);
-}
-Shape result_shape(const Settings& s, const ConvProblem& p) {
-  return image_shape(s, p.n, p.o, p.out_d, p.out_h, p.out_w);
-}
-
-ConvImage image_of(const Array& array, const Axes& axes) {
-  const auto stride = [&](int axis) { return axis < 0 ? 0 : array.stride(axis); };
-  return {array.data,     array.stride(0), stride(axes.c),
-          stride(axes.d), stride(axes.h),  stride(axes.w)};
-}
-ConvKernel kernel_of(const Array& array, const Axes& axes) {
-  const auto stride = [&](int axis) { return axis < 0 ? 0 : array.stride(axis); };
-  return {array.data,
-          stride(axes.weight_o),
-          stride(axes.weight_i),
-          stride(axes.weight_d),
-          stride(axes.weight_h),
-          stride(axes.weight_w)};
-}
-
-// A pass: on the CPU by `run`, on a GPU by the kernel of that name.
-template <class Run>
-void run_conv(const char* name, const ConvPassArgs& pass, Run run) {
-  const Call* const call = Call::current();
-  if (call && call->on_gpu()) {
-    ConvPassArgs args = pass;
-    call->run_gpu(name, args, 1, &ConvPassArgs::scratch);
-  } else if (conv_work(pass.problem) >= kReleaseWork) {
-    const GilReleased released;
-    run(pass);
-  } else {
-    run(pass);
-  }
-}
-void run_forward(const ConvPassArgs& pass) {
-  run_conv("conv_forward", pass, [](const ConvPassArgs& args) {
-    conv_forward(args.problem, args.x, args.w, args.epilogue, args.y);
-  });
-}
-void run_backward_input(const ConvPassArgs& pass) {
-  run_conv("conv_backward_input", pass, [](const ConvPassArgs& args) {
-    conv_backward_input(args.problem, args.y, args.w, args.epilogue, args.x);
-  });
-}
-void run_backward_weight(const ConvPassArgs& pass) {
-  run_conv("conv_backward_weight", pass, [](const ConvPassArgs& args) {
-    conv_backward_weight(args.problem, args.y, args.x, args.w);
-  });
-}
-
-void checked_image(const char* op, const Shape& shape, DType dtype) {
-  checked_product(op, shape.data(), static_cast<int>(shape.size()), item_size(dtype));
-}
-
-// Bias of `channels` values and the activation, checked.
-struct BiasAndActivation {
-  Array bias;
-  ConvEpilogue values;
-};
-BiasAndActivation parse_epilogue(const char* op, const Array& x, py::handle b_object,
-                                 std::int64_t channels, py::handle activation) {
-  BiasAndActivation epilogue;
-  if (given(b_object)) {
-    epilogue.bias = input(op, "b", b_object);
-    same_dtype(op, "x", x, "b", epilogue.bias);
-    require_shape(op, "b", epilogue.bias, {channels});
-    epilogue.values.bias = epilogue.bias.data;
-    epilogue.values.bias_stride = epilogue.bias.stride(0);
-  }
-  const FusedActivation fused = parse_activation(op, activation);
-  epilogue.values.activation = fused.kind;
-  epilogue.values.activation_alpha = fused.alpha;
-  return epilogue;
-}
+using namespace conv;
 
 constexpr const char* kForward[] = {"conv1d", "conv2d", "conv3d"};
 constexpr const char* kBackwardInput[] = {"conv1d_backward_input", "conv2d_backward_input",
@@ -303,28 +20,109 @@ constexpr const char* kBackwardWeight[] = {"conv1d_backward_weight", "conv2d_bac
                                            "conv3d_backward_weight"};
 constexpr const char* kTranspose[] = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"};
 
+// A pass: on the CPU by `run`, on a GPU by the kernel of that name.
+template <class Run>
+void run_pass(const char* name, const ConvPassArgs& pass, Run run) {
+  const Call* const call = Call::current();
+  if (call && call->on_gpu()) {
+    ConvPassArgs args = pass;
+    call->run_gpu(name, args, 1, &ConvPassArgs::scratch);
+  } else {
+    run_conv(pass.problem, [&] { run(pass); });
+  }
+}
+void run_forward(const ConvPassArgs& pass) {
+  run_pass("conv_forward", pass, [](const ConvPassArgs& args) {
+    conv_forward(args.problem, args.x, args.w, args.epilogue, args.y);
+  });
+}
+void run_backward_input(const ConvPassArgs& pass) {
+  run_pass("conv_backward_input", pass, [](const ConvPassArgs& args) {
+    conv_backward_input(args.problem, args.y, args.w, args.epilogue, args.x);
+  });
+}
+void run_backward_weight(const ConvPassArgs& pass) {
+  run_pass("conv_backward_weight", pass, [](const ConvPassArgs& args) {
+    conv_backward_weight(args.problem, args.y, args.x, args.w);
+  });
+}
+
+std::string pair_text(std::int64_t h, std::int64_t w) {
+  return std::to_string(h) + "x" + std::to_string(w);
+}
+
+// Whether Winograd's algorithm is asked for, which takes some convolutions only.
+bool parse_winograd(const char* op, py::handle algorithm, const ConvProblem& p) {
+  const std::string name = py::isinstance<py::str>(algorithm) ? algorithm.cast<std::string>() : "";
+  if (name == "direct") return false;
+  if (name != "winograd") {
+    throw std::invalid_argument(std::string(op) +
+                                ": algorithm must be \"direct\" or \"winograd\", got " +
+                                py::repr(algorithm).cast<std::string>());
+  }
+  const std::string remedy = "; use algorithm=\"direct\"";
+  if (p.dtype != DType::f32) {
+    throw DTypeError(std::string(op) + ": algorithm=\"winograd\" takes float32, got " +
+                     dtype_name(p.dtype) + remedy);
+  }
+  if (p.kh != 3 || p.kw != 3 || p.stride_h != 1 || p.stride_w != 1 || p.dilation_h != 1 ||
+      p.dilation_w != 1 || p.groups != 1) {
+    fail(op,
+         "algorithm=\"winograd\" takes 3x3 kernels with stride 1, dilation 1 and 1 group, got " +
+             pair_text(p.kh, p.kw) + " kernels with stride " + pair_text(p.stride_h, p.stride_w) +
+             ", dilation " + pair_text(p.dilation_h, p.dilation_w) + " and " +
+             std::to_string(p.groups) + (p.groups == 1 ? " group" : " groups") + remedy);
+  }
+  if (p.packed) {
+    throw std::invalid_argument(std::string(op) + ": w must be an array where algorithm is " +
+                                "\"winograd\", got a ConvPack" + remedy);
+  }
+  return true;
+}
+
 template <int dims>
 py::object forward(py::handle x_object, py::handle w_object, py::handle b_object, py::handle stride,
                    py::handle padding, py::handle dilation, py::handle groups, py::handle layout,
-                   py::handle activation, py::handle out_object) {
+                   py::handle activation, py::handle residual, py::handle algorithm,
+                   py::handle out_object) {
   constexpr const char* op = kForward[dims - 1];
+  if (dims == 2 && is_bf16(x_object)) {
+    const Settings s = parse_settings(op, dims, stride, padding, dilation, groups, layout);
+    return forward_bf16(x_object, w_object, b_object, s, activation, residual, algorithm,
+                        out_object);
+  }
   const Call call(op);
   const Array x = input(op, "x", x_object);
-  const Array w = input(op, "w", w_object);
-  same_dtype(op, "x", x, "w", w);
+  const Weights w = read_weights(op, x, w_object);
   const Settings s = parse_settings(op, dims, stride, padding, dilation, groups, layout);
-  ConvProblem problem = infer(op, x.dtype, s, "x", x.shape_vector(), "w", w.shape_vector());
-  const BiasAndActivation epilogue = parse_epilogue(op, x, b_object, problem.o, activation);
+  ConvProblem problem = infer_forward(op, x, s, w);
+  const bool winograd = given(algorithm) && parse_winograd(op, algorithm, problem);
+  if (call.on_gpu() && (winograd || w.pack || given(residual))) {
+    throw std::invalid_argument(std::string(op) +
+                                ": residual, algorithm and packed weights are for arrays on the "
+                                "CPU, got x on a GPU; leave them out");
+  }
+  Epilogue epilogue = parse_epilogue(op, x, b_object, problem.o, activation);
   const Shape shape = result_shape(s, problem);
   checked_image(op, shape, x.dtype);
+  add_residual(op, s, x, shape, residual, epilogue);
   Output out(op, out_object, x.dtype, shape,
              image_strides(s, problem.o, problem.out_d, problem.out_h, problem.out_w));
   no_overlap(op, out, "x", x);
-  no_overlap(op, out, "w", w);
+  if (!w.pack) no_overlap(op, out, "w", w.array);
   if (given(b_object)) no_overlap(op, out, "b", epilogue.bias);
+  if (given(residual)) no_overlap(op, out, "residual", input(op, "residual", residual));
   problem.interruptible = out.is_fresh;
   if (out.array.size == 0) return out.finish();
-  run_forward({problem, image_of(x, s.axes), image_of(out.array, s.axes), kernel_of(w, s.axes),
+  if (winograd) {
+    const Array dense = with_dense_channels(s, x);
+    run_conv(problem, [&] {
+      conv_forward_winograd(problem, image_of(dense, s.axes), w.kernel(s), epilogue.values,
+                            image_of(out.array, s.axes));
+    });
+    return out.finish();
+  }
+  run_forward({problem, image_of(x, s.axes), image_of(out.array, s.axes), w.kernel(s),
                epilogue.values, nullptr});
   return out.finish();
 }
@@ -453,7 +251,7 @@ py::object transpose(py::handle x_object, py::handle w_object, py::handle b_obje
   // More output_padding than stride gives pixels whose window no x has: they are zeros or bias.
   problem.out_d = at(from, axes.d), problem.out_h = at(from, axes.h);
   problem.out_w = at(from, axes.w);
-  const BiasAndActivation epilogue = parse_epilogue(op, x, b_object, channels, activation);
+  const Epilogue epilogue = parse_epilogue(op, x, b_object, channels, activation);
   Output out(op, out_object, x.dtype, shape, image_strides(s, channels, d, h, width));
   no_overlap(op, out, "x", x);
   no_overlap(op, out, "w", w);
@@ -468,6 +266,7 @@ py::object transpose(py::handle x_object, py::handle w_object, py::handle b_obje
 }  // namespace
 
 void bind_conv(py::module_& module) {
+  bind_pack(module);
   module.def("conv1d", forward<1>);
   module.def("conv2d", forward<2>);
   module.def("conv3d", forward<3>);

@@ -2,6 +2,8 @@
 // which kernels.gemm calls for arrays of bf16.
 #pragma once
 
+#include <vector>
+
 #include "bindings/array.h"
 #include "kernels/dot.h"
 
@@ -26,6 +28,9 @@ Shape product_shape(const char* op, const Array& a, bool trans_a, const Array& b
 // may have any stride. C is read where `reads_out`.
 py::object run_product(const char* op, DotProblem& p, const Matrices& a, const Matrices& b,
                        Output& out, bool reads_out);
+
+// The values of a row in f32, from bf16 or f32 of any stride.
+std::vector<float> floats_of(const Array& row);
 
 // The product of bf16, which kernels.gemm runs where its first argument is_bf16.
 bool is_bf16(py::handle a);

@@ -38,15 +38,38 @@ void each_term(const PassAxes& axes, std::int64_t channels, std::int64_t run_cha
   }
 }
 
+// How the weights of a pass are packed: of what they are alone, not of the images.
+struct PackShape {
+  bool depthwise;
+  ConvColumns columns;
+  std::int64_t groups, depth, run_channels;
+
+  std::int64_t bias_bytes() const { return groups * columns.blocks * kBlockBytes; }
+};
+PackShape pack_shape(DType dtype, std::int64_t channels, std::int64_t groups,
+                     std::int64_t group_columns, std::int64_t taps, bool pools) {
+  PackShape shape;
+  shape.depthwise = groups > 1 && channels == 1 && group_columns == 1 && !pools;
+  shape.columns = columns_of(dtype, shape.depthwise ? groups : group_columns, shape.depthwise);
+  shape.groups = shape.depthwise ? 1 : groups;
+  shape.depth = taps * channels;
+  // Runs of channels, as even as they can be.
+  const std::int64_t bytes = std::max<std::int64_t>(shape.depth * bytes_of(dtype), 1);
+  const std::int64_t runs = shape.depthwise ? 1 : std::min(channels, ceil_div(bytes, kRunBytes));
+  shape.run_channels = ceil_div(channels, runs);
+  return shape;
+}
+
 // Where the terms lie in the weights, and what packs them.
 struct PackPlan {
   Table term, order;
   ConvPackArgs args;
 };
 
-void plan_pack(DType dtype, const PassWeights& w, const PassAxes& axes, std::int64_t channels,
-               std::int64_t run_channels, std::int64_t groups, const ConvColumns& columns,
-               void* packed, PackPlan& plan) {
+void plan_pack(DType dtype, PassWeights w, const PassAxes& axes, std::int64_t channels,
+               const PackShape& shape, void* packed, PackPlan& plan) {
+  if (shape.depthwise) w.stride_column = w.stride_group;
+  const std::int64_t run_channels = shape.run_channels;
   Table& term = plan.term;
   each_term(axes, channels, run_channels,
             [&](std::int64_t, std::int64_t plane, std::int64_t row, std::int64_t col,
@@ -73,9 +96,14 @@ void plan_pack(DType dtype, const PassWeights& w, const PassAxes& axes, std::int
     }
   }
   plan.args = {
-      dtype, w.data, term.data(),    order.data(),    depth > 0 ? dense_run(term, order) : 1,
-      depth, groups, w.stride_group, w.stride_column, columns,
+      dtype, w.data,       term.data(),    order.data(),    depth > 0 ? dense_run(term, order) : 1,
+      depth, shape.groups, w.stride_group, w.stride_column, shape.columns,
       packed};
+}
+
+void run_pack(const PackShape& shape, const ConvPackArgs& args) {
+  const std::int64_t units = shape.groups * shape.columns.panels * ceil_div(shape.depth, kPackRun);
+  launch(conv_pack_kernel(), args, {.units = units, .grain = 2});
 }
 
 // Bias into whole blocks per group, zeros behind it; all zeros without one.
@@ -101,52 +129,59 @@ struct Destination {
   std::int64_t stride_n, stride_d, stride_h, stride_w;
 };
 
+// Where each pixel of a slab lies in an image of a pass's result.
+Table pixel_table(const ConvSlab& slab, const PassAxes& axes, std::int64_t stride_n,
+                  std::int64_t stride_h, std::int64_t stride_w) {
+  Table table;
+  table.reserve(static_cast<std::size_t>(slab.images * slab.rows * slab.out_w));
+  for (std::int64_t image = 0; image < slab.images; ++image) {
+    for (std::int64_t row = 0; row < slab.rows; ++row) {
+      std::int64_t at = image * stride_n + row * axes.rows.out_step * stride_h;
+      for (std::int64_t col = 0; col < slab.out_w; ++col, at += axes.cols.out_step * stride_w) {
+        table.push_back(at);
+      }
+    }
+  }
+  return table;
+}
+
 // One pass: forward, or one phase of backward to the input.
 void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& axes,
               std::int64_t groups, std::int64_t group_columns, const PassWeights& weights,
-              const ConvEpilogue& epilogue, const Destination& y) {
+              const ConvEpilogue& epilogue, const Destination& y, const ConvImage* taps = nullptr) {
   const auto& [planes, rows, cols] = axes;
+  const bool pools = taps != nullptr;
   if (planes.count <= 0 || rows.count <= 0 || cols.count <= 0) return;
   const DType dtype = problem.dtype;
   const std::int64_t channels = source.channels / groups;
-  const bool depthwise = groups > 1 && channels == 1 && group_columns == 1;
-  const ConvColumns columns = columns_of(dtype, depthwise ? groups : group_columns, depthwise);
-  const std::int64_t pack_groups = depthwise ? 1 : groups;
-  const std::int64_t depth = axes.taps() * channels;
+  const PackShape shape = pack_shape(dtype, channels, groups, group_columns, axes.taps(), pools);
+  const auto& [depthwise, columns, pack_groups, depth, run_channels] = shape;
   const double pixel_work = 2.0 * static_cast<double>(depth * group_columns * groups + groups);
   const ConvRowTaps row_taps =
       depthwise ? plan_row_taps(dtype, source, axes, cols.out_step * y.stride_w) : ConvRowTaps{};
   const bool strips = row_taps.strip > 0;
-  const SlabPlan plan =
-      plan_slabs(dtype, source, axes, strips ? row_taps.strip : source.channels,
-                 group_columns * groups, pixel_work, pack_groups * columns.panels, strips);
+  const SlabPlan plan = plan_slabs(dtype, source, axes, strips ? row_taps.strip : source.channels,
+                                   group_columns * groups, pixel_work, pack_groups * columns.panels,
+                                   strips, pools ? 2 : 1);
   const ConvSlab& slab = plan.slab;
 
-  // Runs of channels, as even as they can be.
   const std::int64_t item = bytes_of(dtype);
-  const std::int64_t runs =
-      depthwise ? 1
-                : std::min(channels, ceil_div(std::max<std::int64_t>(depth * item, 1), kRunBytes));
-  const std::int64_t run_channels = ceil_div(channels, runs);
   // Where a panel is read by a slab or two only, it is packed run by run into the cache of the one
   // who reads it: packing it all first costs a trip through memory.
-  const bool pack_late = !depthwise && depth > 0 && slab.count <= kSlabsPackedLate;
+  const bool pack_late =
+      !problem.packed && !depthwise && depth > 0 && slab.count <= kSlabsPackedLate;
 
   const std::int64_t sizes[] = {pack_groups, columns.blocks, depth + 1};
   checked_product("conv2d", sizes, 3, kBlockBytes);
-  const std::int64_t bias_bytes = pack_groups * columns.blocks * kBlockBytes;
-  const Scratch packed(static_cast<std::size_t>(bias_bytes * (pack_late ? 1 : depth + 1)));
+  const std::int64_t bias_bytes = shape.bias_bytes();
+  const bool pack_now = !problem.packed && !pack_late;
+  const Scratch packed(static_cast<std::size_t>(bias_bytes * (pack_now ? depth + 1 : 1)));
   char* const packed_bias = packed.as<char>();
   char* const packed_weights = packed_bias + bias_bytes;
   pack_bias(dtype, epilogue, pack_groups, columns, packed_bias);
-  PassWeights w = weights;
-  if (depthwise) w.stride_column = weights.stride_group;
   PackPlan pack;
-  plan_pack(dtype, w, axes, channels, run_channels, pack_groups, columns, packed_weights, pack);
-  if (!pack_late) {
-    const std::int64_t units = pack_groups * columns.panels * ceil_div(depth, kPackRun);
-    launch(conv_pack_kernel(), pack.args, {.units = units, .grain = 2});
-  }
+  if (!problem.packed) plan_pack(dtype, weights, axes, channels, shape, packed_weights, pack);
+  if (pack_now) run_pack(shape, pack.args);
 
   const Table offsets = tap_offsets(slab, axes);
   Table tap;
@@ -170,15 +205,21 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
     first_taps.push_back(first);
     last_taps.push_back(last);
   }
+  const std::int64_t panel_bytes = ceil_div(columns.blocks, columns.panels) * kBlockBytes;
+  const std::int64_t pitch = panel_bytes / item;
   Table y_pixel;
-  y_pixel.reserve(plan.pixel.size());
-  for (std::int64_t image = 0; image < slab.images; ++image) {
-    for (std::int64_t row = 0; row < slab.rows; ++row) {
-      std::int64_t at = image * y.stride_n + row * rows.out_step * y.stride_h;
-      for (std::int64_t col = 0; col < slab.out_w; ++col, at += cols.out_step * y.stride_w) {
-        y_pixel.push_back(at);
-      }
+  if (pools) {
+    for (std::size_t p = 0; p < plan.pixel.size(); ++p) {
+      y_pixel.push_back(static_cast<std::int64_t>(p) * pitch);
     }
+  } else {
+    y_pixel = pixel_table(slab, axes, y.stride_n, y.stride_h, y.stride_w);
+  }
+  const ConvImage& residual = epilogue.residual;
+  Table residual_pixel;
+  if (residual.data) {
+    residual_pixel =
+        pixel_table(slab, axes, residual.stride_n, residual.stride_h, residual.stride_w);
   }
 
   const double work =
@@ -193,9 +234,10 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   const bool in_place = slab.direct || (row_taps.count > 0 && !strips);
   const std::int64_t slab_bytes =
       in_place ? 0 : ceil_div(slab.size * item, kBlockBytes) * kBlockBytes;
-  const std::int64_t panel_bytes = ceil_div(columns.blocks, columns.panels) * kBlockBytes;
   const std::int64_t run_bytes = pack_late ? axes.taps() * run_channels * panel_bytes : 0;
-  const ThreadScratch scratch(slab_bytes + run_bytes, is_parallel(split));
+  const std::int64_t strip_bytes =
+      pools ? static_cast<std::int64_t>(plan.pixel.size()) * panel_bytes : 0;
+  const ThreadScratch scratch(slab_bytes + run_bytes + strip_bytes, is_parallel(split));
   split.max_threads = scratch.threads;
 
   ConvTilesArgs args{};
@@ -213,7 +255,7 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   args.pack_at = slab_bytes;
   args.columns = columns;
   args.splits = splits;
-  args.weights = packed_weights;
+  args.weights = problem.packed ? problem.packed : packed_weights;
   args.bias = packed_bias;
   args.y = static_cast<char*>(y.data) +
            item * (planes.out_first * y.stride_d + rows.out_first * y.stride_h +
@@ -223,8 +265,26 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   args.y_stride_h = rows.out_step * y.stride_h;
   args.y_pixel = y_pixel.data();
   args.row_taps = row_taps;
+  args.residual = {residual.data, residual.stride_n, residual.stride_d, residual.stride_h,
+                   residual_pixel.data()};
   args.activation = epilogue.activation;
   args.activation_alpha = epilogue.activation_alpha;
+  ConvPoolTarget pool{};
+  if (pools) {
+    pool = {y.data,
+            y.stride_n,
+            y.stride_h,
+            y.stride_w,
+            static_cast<std::uint8_t*>(taps->data),
+            taps->stride_n,
+            taps->stride_h,
+            taps->stride_w,
+            slab_bytes + run_bytes,
+            pitch};
+    args.pool = &pool;
+    args.y = nullptr;
+    args.y_stride_n = args.y_stride_d = args.y_stride_h = 0;
+  }
   args.scratch = scratch.view();
   if (row_taps.count > 0) {
     launch(conv_depthwise_rows_kernel(), args, split);
@@ -240,19 +300,52 @@ double conv_work(const ConvProblem& p) {
          static_cast<double>(p.o * (p.c / p.groups) * p.kd * p.kh * p.kw);
 }
 
+namespace {
+
+PassWeights forward_weights(const ConvProblem& p, const ConvKernel& w) {
+  return {w.data,
+          w.stride_d,
+          w.stride_h,
+          w.stride_w,
+          w.stride_i,
+          w.stride_o,
+          p.o / p.groups * w.stride_o};
+}
+
+}  // namespace
+
 void conv_forward(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
                   const ConvEpilogue& epilogue, const ConvImage& y) {
-  if (conv_pointwise(p, x, w, epilogue, y)) return;
-  const std::int64_t group_columns = p.o / p.groups;
-  const PassWeights weights{w.data,
-                            w.stride_d,
-                            w.stride_h,
-                            w.stride_w,
-                            w.stride_i,
-                            w.stride_o,
-                            group_columns * w.stride_o};
-  run_pass(p, source_of(x, p.n, p.c, p.d, p.h, p.w), forward_axes(p), p.groups, group_columns,
-           weights, epilogue, {y.data, y.stride_n, y.stride_d, y.stride_h, y.stride_w});
+  if (!p.packed && conv_pointwise(p, x, w, epilogue, y)) return;
+  run_pass(p, source_of(x, p.n, p.c, p.d, p.h, p.w), forward_axes(p), p.groups, p.o / p.groups,
+           forward_weights(p, w), epilogue,
+           {y.data, y.stride_n, y.stride_d, y.stride_h, y.stride_w});
+}
+
+void conv_forward_pool(const ConvProblem& problem, const ConvImage& x, const ConvKernel& w,
+                       const ConvEpilogue& epilogue, const ConvImage& y, const ConvImage& taps) {
+  ConvProblem p = problem;  // the last row or column of an odd number is in no window
+  p.out_h = problem.out_h / 2 * 2, p.out_w = problem.out_w / 2 * 2;
+  run_pass(p, source_of(x, p.n, p.c, p.d, p.h, p.w), forward_axes(p), p.groups, p.o / p.groups,
+           forward_weights(p, w), epilogue,
+           {y.data, y.stride_n, y.stride_d, y.stride_h, y.stride_w}, &taps);
+}
+
+std::int64_t conv_packed_bytes(const ConvProblem& p) {
+  const std::int64_t channels = p.c / p.groups, taps = p.kd * p.kh * p.kw;
+  const PackShape shape = pack_shape(p.dtype, channels, p.groups, p.o / p.groups, taps, false);
+  const std::int64_t sizes[] = {shape.groups, shape.columns.blocks, shape.depth};
+  return checked_product("conv_pack", sizes, 3, kBlockBytes) * kBlockBytes;
+}
+
+void conv_pack_weights(const ConvProblem& p, const ConvKernel& w, void* packed) {
+  const PassAxes axes = forward_axes(p);
+  const std::int64_t channels = p.c / p.groups;
+  const PackShape shape =
+      pack_shape(p.dtype, channels, p.groups, p.o / p.groups, axes.taps(), false);
+  PackPlan pack;
+  plan_pack(p.dtype, forward_weights(p, w), axes, channels, shape, packed, pack);
+  run_pack(shape, pack.args);
 }
 
 void conv_backward_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,

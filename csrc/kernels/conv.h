@@ -76,6 +76,26 @@ struct ConvPackArgs {
   void* packed;  // [group][panel][depth][columns of the panel]
 };
 
+// What is added to y before the activation: channels dense, strides and table like y's. Null data:
+// nothing.
+struct ConvResidual {
+  const void* data;
+  std::int64_t stride_n, stride_d, stride_h;
+  const std::int64_t* pixel;
+};
+
+// Where the maxima of relu(y) over 2x2 windows go, and which tap each was (row * 2 + column, or
+// kNoTap where the maximum is 0; null: not wanted). y itself is never whole: a slab of one panel
+// lies in scratch, `pitch` elements from pixel to pixel. Slabs have even rows, rows even pixels.
+inline constexpr std::int32_t kNoTap = 4;
+struct ConvPoolTarget {
+  void* y;
+  std::int64_t y_stride_n, y_stride_h, y_stride_w;
+  std::uint8_t* taps;
+  std::int64_t tap_stride_n, tap_stride_h, tap_stride_w;
+  std::int64_t strip_at, pitch;  // bytes into scratch, elements
+};
+
 // y = source * weights + bias. A unit is (slab, split of the panels of all groups).
 struct ConvTilesArgs {
   DType dtype;
@@ -96,8 +116,10 @@ struct ConvTilesArgs {
   std::int64_t y_stride_n, y_stride_d, y_stride_h;
   const std::int64_t* y_pixel;  // like slab.pixel
   ConvRowTaps row_taps;
-  Activation activation;    // applied where y is still in cache
-  double activation_alpha;  // its parameter
+  ConvResidual residual;       // added, and
+  Activation activation;       // applied where y is still in cache
+  double activation_alpha;     // its parameter
+  const ConvPoolTarget* pool;  // what is written in place of y; null: y. Not of depthwise ones
   ConvScratch scratch;
 };
 
@@ -159,6 +181,20 @@ struct ConvNarrowArgs {
   ConvScratch scratch;  // a row of row_size, then z
 };
 
+// The gradient of relu and the 2x2 maxima at once: dx[pixel] = dy where the window's tap is the
+// pixel and y > 0, else 0. A unit is two rows of dx, the last one perhaps of one row.
+struct ConvPoolBackwardArgs {
+  DType dtype;
+  const void* dy;            // (n, h, w, c)
+  const std::uint8_t* taps;  // likewise, dense channels
+  void* dx;                  // (n, dx_h, dx_w, c), dense channels
+  std::int64_t h, w, c, dx_h, dx_w;
+  std::int64_t dy_stride_n, dy_stride_h, dy_stride_w, dy_stride_c;
+  std::int64_t tap_stride_n, tap_stride_h, tap_stride_w;
+  std::int64_t dx_stride_n, dx_stride_h, dx_stride_w;
+  ConvScratch scratch;  // a row of dy whose channels are not dense
+};
+
 HOTLOOP_KERNEL(conv_pack, ConvPackArgs)
 HOTLOOP_KERNEL(conv_tiles, ConvTilesArgs)
 // One channel in and out per group: weights packed as one group, one panel, taps terms.
@@ -169,6 +205,7 @@ HOTLOOP_KERNEL(conv_depthwise_weight, ConvWeightArgs)
 HOTLOOP_KERNEL(conv_depthwise_rows_weight, ConvWeightArgs)
 HOTLOOP_KERNEL(conv_narrow, ConvNarrowArgs)
 HOTLOOP_KERNEL(conv_weight_sum, ConvWeightSumArgs)
+HOTLOOP_KERNEL(conv_pool_backward, ConvPoolBackwardArgs)
 
 // What the driver and CUDA take: arrays in elements' strides, sizes checked.
 struct ConvImage {
@@ -188,12 +225,14 @@ struct ConvProblem {
   std::int64_t stride_d, stride_h, stride_w, padding_d, padding_h, padding_w;
   std::int64_t dilation_d, dilation_h, dilation_w, groups;
   bool interruptible;  // false where the result is the caller's own array
+  const void* packed;  // the weights as conv_pack_weights made them, or null
 };
 struct ConvEpilogue {
   const void* bias = nullptr;
   std::int64_t bias_stride = 0;
   Activation activation = Activation::none;
   double activation_alpha = 0;
+  ConvImage residual = {};  // data null: none; channels dense
 };
 
 // CUDA: conv_forward makes y of x and w, conv_backward_input x of y and w, conv_backward_weight w
@@ -214,6 +253,13 @@ double conv_work(const ConvProblem& problem);
 // Channels of y and dx must be dense (stride_c 1).
 void conv_forward(const ConvProblem& problem, const ConvImage& x, const ConvKernel& w,
                   const ConvEpilogue& epilogue, const ConvImage& y);
+// The same, then relu and the maxima of 2x2 windows: y and taps are (n, o, out_h / 2, out_w / 2).
+void conv_forward_pool(const ConvProblem& problem, const ConvImage& x, const ConvKernel& w,
+                       const ConvEpilogue& epilogue, const ConvImage& y, const ConvImage& taps);
+// Weights in the order in which a forward pass reads them: bytes, and the copy. It depends on the
+// weights' sizes, the groups and the dtype alone.
+std::int64_t conv_packed_bytes(const ConvProblem& problem);
+void conv_pack_weights(const ConvProblem& problem, const ConvKernel& w, void* packed);
 void conv_backward_input(const ConvProblem& problem, const ConvImage& dy, const ConvKernel& w,
                          const ConvEpilogue& epilogue, const ConvImage& dx);
 void conv_backward_weight(const ConvProblem& problem, const ConvImage& dy, const ConvImage& x,

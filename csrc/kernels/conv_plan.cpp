@@ -150,7 +150,7 @@ ConvSlab place_slabs(const Source& source, const PassAxes& axes) {
 
 SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
                     std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
-                    std::int64_t splits, bool spread) {
+                    std::int64_t splits, bool spread, std::int64_t row_multiple) {
   SlabPlan plan;
   plan.slab = place_slabs(source, axes);
   ConvSlab& slab = plan.slab;
@@ -183,6 +183,7 @@ SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
       pieces = std::max(pieces, ceil_div(kSlabsWanted, images * splits));
     }
     slab.rows = ceil_div(slab.out_h, std::min(pieces, slab.out_h));
+    slab.rows = std::min(ceil_div(slab.rows, row_multiple) * row_multiple, slab.out_h);
   }
   slab.per_image = ceil_div(slab.out_h, slab.rows);
   slab.count = ceil_div(images, slab.images) * slab.per_image;

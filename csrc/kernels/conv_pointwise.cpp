@@ -45,12 +45,16 @@ bool multiply(const ConvProblem& p, const ConvImage& from, std::int64_t channels
               const ConvKernel& w, std::int64_t stride_channel, std::int64_t stride_column,
               std::int64_t columns, const ConvEpilogue& epilogue, const ConvImage& to) {
   if (!is_pointwise(p) || (epilogue.bias && columns > 1 && epilogue.bias_stride != 1)) return false;
-  Pixels x = fold(p, from, false), y = fold(p, to, false);
-  if (x.images != y.images) {
+  const bool adds = epilogue.residual.data != nullptr;
+  const ConvImage& added = adds ? epilogue.residual : to;
+  Pixels x = fold(p, from, false), y = fold(p, to, false), d = fold(p, added, false);
+  if (x.images != y.images || x.images != d.images) {
     x = fold(p, from, true);
     y = fold(p, to, true);
+    d = fold(p, added, true);
   }
-  if (x.step == 0 || y.step == 0 || (x.images > 1 && x.count < kLeastPixels)) return false;
+  if (x.step == 0 || y.step == 0 || d.step == 0 || (x.images > 1 && x.count < kLeastPixels))
+    return false;
   if (from.stride_c != 1 && x.step != 1) return false;
   const std::int64_t item = bytes_of(p.dtype), depth = std::min(channels, kPackedDepth) + 16;
   const std::int64_t most = std::max<std::int64_t>(kPackedBytes / (depth * item) / 6 * 6, 6);
@@ -69,6 +73,11 @@ bool multiply(const ConvProblem& p, const ConvImage& from, std::int64_t channels
     product.c = {static_cast<char*>(to.data) + pixel * y.step * item, y.step, 1, to.stride_n,
                  nullptr};
     product.bias = epilogue.bias;
+    if (adds) {
+      product.beta = 1;
+      product.d = {static_cast<char*>(added.data) + pixel * d.step * item, d.step, 1,
+                   added.stride_n, nullptr};
+    }
     product.interruptible = p.interruptible;
     gemm(product);
   }

@@ -66,7 +66,8 @@ void lay_out(DotProblem& p, const Matrices& c, const Matrices& a, const Matrices
   }
 }
 
-// n values of f32, from bf16 or f32 of any stride.
+}  // namespace
+
 std::vector<float> floats_of(const Array& x) {
   std::vector<float> values(static_cast<std::size_t>(x.size));
   for (std::int64_t j = 0; j < x.size; ++j) {
@@ -81,8 +82,6 @@ std::vector<float> floats_of(const Array& x) {
   }
   return values;
 }
-
-}  // namespace
 
 Matrices::Matrices(const Array& of, bool transposed) : array(&of), lead(of.ndim - 2) {
   const int down = of.ndim - (transposed ? 1 : 2), across = of.ndim - (transposed ? 2 : 1);

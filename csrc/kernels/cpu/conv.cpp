@@ -5,7 +5,7 @@
 // the order of k, cut into runs by shape alone: the same bits for any number of threads.
 #include "kernels/conv.h"
 
-#include "engines/activate.h"
+#include "engines/conv_finish.h"
 #include "engines/conv_slab.h"
 #include "engines/conv_tile.h"
 
@@ -147,10 +147,6 @@ void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabP
       }
     }
   }
-  if (args.activation == Activation::none) return;
-  for (std::int64_t pixel = 0; pixel < part.pixels; ++pixel) {
-    activate_row(args.activation, args.activation_alpha, y + args.y_pixel[pixel], place.columns);
-  }
 }
 
 template <class T>
@@ -170,8 +166,16 @@ void tiles_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end)
     const std::int64_t last = panels * (split + 1) / args.splits;
     for (std::int64_t panel = panels * split / args.splits; panel < last; ++panel) {
       const PanelPlace place = panel_place<T>(args.columns, panel);
-      panel_tiles(args, place, part, source + place.group * args.stride_group,
-                  y + place.group * args.columns.columns + place.block * kBlock<T>);
+      const T* from = source + place.group * args.stride_group;
+      const std::int64_t first = place.group * args.columns.columns + place.block * kBlock<T>;
+      if (args.pool) {
+        T* const strip = scratch + args.pool->strip_at / static_cast<std::int64_t>(sizeof(T));
+        panel_tiles(args, place, part, from, strip);
+        pool_strip(*args.pool, part, slab.out_w, strip, first, place.columns);
+      } else {
+        panel_tiles(args, place, part, from, y + first);
+        finish_slab(args, part, y + first, first, place.columns);
+      }
     }
   }
 }

@@ -1,7 +1,7 @@
 // Depthwise convolution, y[p, c] = bias[c] + sum over taps t of source[pixel[p] + tap[t], c] * w[t,
 // c]: vectors over the channels, a few pixels at a time so that a vector of weights serves them
 // all. Forward and backward to the input (other tables). Bound by loads, one per product.
-#include "engines/activate.h"
+#include "engines/conv_finish.h"
 #include "engines/conv_slab.h"
 #include "kernels/conv.h"
 
@@ -70,11 +70,7 @@ void depthwise_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t 
                                      static_cast<int>(rest));
       }
     }
-    if (args.activation == Activation::none) continue;
-    for (std::int64_t pixel = 0; pixel < part.pixels; ++pixel) {
-      activate_row(args.activation, args.activation_alpha, y + args.y_pixel[pixel],
-                   args.columns.columns);
-    }
+    finish_slab(args, part, y, 0, args.columns.columns);
   }
 }
 

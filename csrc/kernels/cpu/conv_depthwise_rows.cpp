@@ -3,7 +3,7 @@
 // loaded once serves up to three output pixels. Forward, backward to the input (stride 1) and the
 // gradient of the weights (conv_depthwise_rows_weight.cpp). One product per cycle and vector: bound
 // by memory out of the caches.
-#include "engines/activate.h"
+#include "engines/conv_finish.h"
 #include "engines/conv_rows.h"
 #include "engines/conv_slab.h"
 #include "kernels/conv.h"
@@ -107,11 +107,6 @@ void forward_row(const ConvTilesArgs& args, const T* image, std::int64_t row, T*
       channels_of_pixels<T, Step, Edge::none>(args, taps, block);
     }
   }
-  if (args.activation == Activation::none) return;
-  for (std::int64_t col = 0; col < slab.out_w; ++col) {
-    activate_row(args.activation, args.activation_alpha, y + col * args.row_taps.y_step,
-                 args.columns.columns);
-  }
 }
 
 template <class T>
@@ -129,6 +124,7 @@ void forward_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t en
       } else {
         forward_row<T, 2>(args, x, row, y);
       }
+      finish_row(args, image, row, 0, y, args.columns.columns);
     }
   }
 }
@@ -158,6 +154,7 @@ void forward_strip(const ConvTilesArgs& args, const SlabPart& part, std::int64_t
     } else {
       forward_row<T, 2>(own, x, row, y);
     }
+    finish_row(args, part.image + image, part.row + row, c, y, channels);
   }
 }
 

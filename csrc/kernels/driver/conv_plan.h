@@ -64,7 +64,7 @@ constexpr double kWorkWorthSplitting = 2e6;  // products and sums
 // bytes apart, which is one of few places in L1.
 SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
                     std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
-                    std::int64_t splits, bool spread = false);
+                    std::int64_t splits, bool spread = false, std::int64_t row_multiple = 1);
 
 // An axis of one tap that steps over pixels inside the image, as one that does not see them.
 void skip_unread(DType dtype, Source& source, PassAxes& axes);

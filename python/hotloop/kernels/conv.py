@@ -15,6 +15,7 @@ import numpy.typing as npt
 from hotloop import _core
 
 __all__ = [
+    "ConvPack",
     "conv1d",
     "conv1d_backward_input",
     "conv1d_backward_weight",
@@ -24,6 +25,7 @@ __all__ = [
     "conv3d",
     "conv3d_backward_input",
     "conv3d_backward_weight",
+    "conv_pack",
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
@@ -35,11 +37,13 @@ Single = int | tuple[int]
 SignalLayout = Literal["NCL", "NLC"]
 Triple = int | tuple[int, int, int]
 VolumeLayout = Literal["NCDHW", "NDHWC"]
+Algorithm = Literal["direct", "winograd"]
+ConvPack = _core.ConvPack
 
 
 def conv2d(
     x: npt.NDArray[Any],
-    w: npt.NDArray[Any],
+    w: npt.NDArray[Any] | ConvPack,
     b: npt.NDArray[Any] | None = None,
     *,
     stride: Pair = 1,
@@ -48,14 +52,16 @@ def conv2d(
     groups: int = 1,
     layout: Layout = "NCHW",
     activation: str | None = None,
+    residual: npt.NDArray[Any] | None = None,
+    algorithm: Algorithm = "direct",
     out: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """Convolves images with a set of kernels (the cross-correlation that networks call so).
 
-    y[n, o, i, j] = f(b[o] + sum over c, k, l of
+    y[n, o, i, j] = f(r[n, o, i, j] + b[o] + sum over c, k, l of
     x[n, c, i * stride + k * dilation - padding, j * stride + l * dilation - padding] *
-    w[o, c, k, l]), where x is 0 outside of the image and f is the activation. With groups, output
-    channel o sees only the input channels of its group. The sizes of y are
+    w[o, c, k, l]), where x is 0 outside of the image, r the residual and f the activation. With
+    groups, output channel o sees only the input channels of its group. The sizes of y are
     (h + 2 * padding - dilation * (kh - 1) - 1) // stride + 1, and likewise for w.
 
     An implicit matrix product on channels-last memory; x in other orders is copied piece by piece.
@@ -63,9 +69,11 @@ def conv2d(
 
     Args:
         x: images, float32 or float64, (n, c, h, w) under NCHW, (n, h, w, c) under NHWC; any
-            strides, channels-last memory is the fastest.
+            strides, channels-last memory is the fastest. Or bfloat16 (of ``ml_dtypes``): sums in
+            float32, rounded once at the end, ``b`` in either, ``out`` bfloat16 unless given in
+            float32; where the CPU multiplies bfloat16, subnormal numbers count as 0.
         w: kernels of the same dtype, (o, c / groups, kh, kw) under NCHW, (kh, kw, c / groups, o)
-            under NHWC; any strides.
+            under NHWC; any strides. Or what ``conv_pack`` made of them.
         b: bias (o,), or None.
         stride: step of the kernel in pixels, an integer or (along h, along w).
         padding: rows and columns of zeros around the image, likewise.
@@ -74,21 +82,62 @@ def conv2d(
         layout: how the axes of x, w and the result are called.
         activation: a name of ``hotloop.kernels``' activations ("relu", "gelu", ...) with its
             default parameter, or None.
+        residual: added before the activation, of the result's shape and dtype; memory that is not
+            channels-last is copied. None adds nothing. Not for bfloat16.
+        algorithm: "direct", or "winograd" for float32 kernels of 3x3 pixels with stride 1,
+            dilation 1 and one group: F(4x4, 3x3) multiplies a quarter as often. Its error is up to
+            twice as large (1e-6 of the largest y), NaN and infinities spread over 4x4 pixels, and x
+            in other orders than channels-last is copied. Pays from some 32 channels and 12 pixels
+            on; never chosen by itself.
         out: the destination; any strides, but memory that is not channels-last is written through
-            a copy. Must not overlap x, w or b.
+            a copy. Must not overlap x, w, b or residual.
 
     Returns:
         ``out``, or a new array, stored channels-last: under NCHW a transposed view.
 
     Raises:
-        ShapeError: sizes that do not fit, an empty array, a kernel larger than the padded image.
-        DTypeError: arrays that are no float arrays or of different dtypes.
+        ShapeError: sizes that do not fit, an empty array, a kernel larger than the padded image,
+            a pack made for other groups, a geometry that Winograd does not take.
+        DTypeError: arrays that are no float arrays or of different dtypes, Winograd not in float32.
         OutputError: out is read-only or overlaps an input.
-        ValueError: an unknown layout or activation.
+        ValueError: an unknown layout, activation or algorithm, a residual in bfloat16.
 
-    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016;
+    Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
     """
-    return _core.conv2d(x, w, b, stride, padding, dilation, groups, layout, activation, out)
+    return _core.conv2d(
+        x, w, b, stride, padding, dilation, groups, layout, activation, residual, algorithm, out
+    )
+
+
+def conv_pack(
+    w: npt.NDArray[Any],
+    *,
+    groups: int = 1,
+    layout: Layout | SignalLayout | VolumeLayout | None = None,
+) -> ConvPack:
+    """Packs weights for many convolutions with them: the order in which the inner loop reads it.
+
+    A convolution packs what it needs on its own; ahead of time it pays where the same w meets few
+    pixels again and again, as in a network that is trained no more. The results are the same bits,
+    but for 1x1 kernels, which without a pack are plain products and add in another order.
+
+    Args:
+        w: the kernels of `conv1d`, `conv2d` or `conv3d`, which its number of axes tells; any
+            strides. Copied: later changes of w do not show.
+        groups: of the convolution.
+        layout: how w's axes are called; channels first if None.
+
+    Returns:
+        What these functions take for w. It has a ``dtype``, ``groups`` and ``nbytes``.
+
+    Raises:
+        ShapeError: other than 3 to 5 axes, an empty array, groups that do not divide the output
+            channels.
+        DTypeError: w is no float array.
+        ValueError: an unknown layout.
+    """
+    return _core.conv_pack(w, groups, layout)
 
 
 def conv2d_backward_input(
@@ -177,7 +226,7 @@ def conv2d_backward_weight(
 
 def conv1d(
     x: npt.NDArray[Any],
-    w: npt.NDArray[Any],
+    w: npt.NDArray[Any] | ConvPack,
     b: npt.NDArray[Any] | None = None,
     *,
     stride: Single = 1,
@@ -186,14 +235,17 @@ def conv1d(
     groups: int = 1,
     layout: SignalLayout = "NCL",
     activation: str | None = None,
+    residual: npt.NDArray[Any] | None = None,
     out: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """`conv2d` for signals (n, c, l) and w (o, c / groups, k), or (n, l, c) and (k, c / groups, o).
 
-    Stored channels-last like images. Arguments, result and errors as those of `conv2d`; stride,
-    padding and dilation are an integer or a tuple of one.
+    Stored channels-last like images. Arguments, result and errors as those of `conv2d` (of float32
+    and float64, direct only); stride, padding and dilation are an integer or a tuple of one.
     """
-    return _core.conv1d(x, w, b, stride, padding, dilation, groups, layout, activation, out)
+    return _core.conv1d(
+        x, w, b, stride, padding, dilation, groups, layout, activation, residual, None, out
+    )
 
 
 def conv1d_backward_input(
@@ -234,7 +286,7 @@ def conv1d_backward_weight(
 
 def conv3d(
     x: npt.NDArray[Any],
-    w: npt.NDArray[Any],
+    w: npt.NDArray[Any] | ConvPack,
     b: npt.NDArray[Any] | None = None,
     *,
     stride: Triple = 1,
@@ -243,16 +295,19 @@ def conv3d(
     groups: int = 1,
     layout: VolumeLayout = "NCDHW",
     activation: str | None = None,
+    residual: npt.NDArray[Any] | None = None,
     out: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """`conv2d` for volumes (n, c, d, h, w) and w (o, c / groups, kd, kh, kw).
 
     Under NDHWC x is (n, d, h, w, c) and w (kd, kh, kw, c / groups, o).
 
-    Stored channels-last like images. Arguments, result and errors as those of `conv2d`; stride,
-    padding and dilation are an integer or three of them.
+    Stored channels-last like images. Arguments, result and errors as those of `conv2d` (of float32
+    and float64, direct only); stride, padding and dilation are an integer or three of them.
     """
-    return _core.conv3d(x, w, b, stride, padding, dilation, groups, layout, activation, out)
+    return _core.conv3d(
+        x, w, b, stride, padding, dilation, groups, layout, activation, residual, None, out
+    )
 
 
 def conv3d_backward_input(
