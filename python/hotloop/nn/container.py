@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
+from .convolution import Conv2d
+from .fusion import conv_relu_pool
 from .module import Module
 
 __all__ = ["ModuleDict", "ModuleList", "Sequential"]
@@ -57,7 +59,11 @@ class _Numbered(Module):
 
 
 class Sequential(_Numbered):
-    """Modules one after the other; from modules, or from one mapping of names to modules."""
+    """Modules one after the other; from modules, or from one mapping of names to modules.
+
+    Conv2d, ReLU and MaxPool2d(2) in a row run as one kernel, in training too: the same bits, and
+    what lies between them is never stored.
+    """
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         super().__init__()
@@ -69,9 +75,17 @@ class Sequential(_Numbered):
                 self.add_module(str(i), layer)  # type: ignore[arg-type]
 
     def forward(self, input: Any) -> Any:
-        for layer in self.__dict__.values():
-            if isinstance(layer, Module):
-                input = layer(input)
+        layers = [layer for layer in self.__dict__.values() if isinstance(layer, Module)]
+        done = 0
+        for at, layer in enumerate(layers):
+            if at < done:
+                continue
+            if type(layer) is Conv2d:
+                fused = conv_relu_pool(layers, at, input)
+                if fused is not None:
+                    input, done = fused, at + 3
+                    continue
+            input = layer(input)
         return input
 
 

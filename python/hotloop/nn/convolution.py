@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from .. import kernels
+from ..autograd import recording
 from ..creation import empty
 from ..ops import convolution as ops
 from ..ops.convolution import same_padding
@@ -12,6 +14,7 @@ from ..tensor import Tensor
 from .checks import positive
 from .init import layer_default_
 from .module import Module
+from .packing import Packable, PackedWeight
 from .parameter import Parameter
 
 __all__ = [
@@ -107,7 +110,7 @@ class _Convolution(Module):
         return text if self.bias is not None else text + ", bias=False"
 
 
-class _Forward(_Convolution):
+class _Forward(_Convolution, Packable):
     def __init__(
         self,
         in_channels: int,
@@ -132,6 +135,33 @@ class _Forward(_Convolution):
             self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
         )  # fmt: skip
 
+    def _options(self) -> dict[str, Any]:
+        return {
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "groups": self.groups,
+        }
+
+    def _packed(self) -> PackedWeight | None:
+        if set(self.kernel_size) == {1}:  # a plain product, which packs for itself
+            return None
+        return PackedWeight(self.weight, lambda w: kernels.conv_pack(w, groups=self.groups))
+
+    def _usable_pack(self, input: Tensor) -> Any:
+        """The packed weight, where it stands for the weight and nothing is recorded."""
+        pack = self._pack
+        if pack is None or not pack.stands_for(self.weight) or recording(input, self.weight):
+            return None
+        return pack.pack
+
+    def _convolve(self, input: Tensor, function: Callable[..., Tensor]) -> Tensor:
+        known = self._pack is not None and isinstance(input, Tensor)
+        pack = self._usable_pack(input) if known else None
+        if pack is None or input.ndim != self._dims + 2:
+            return function(input, *self._settings())
+        return ops.convolve_packed(input, pack, self.bias, self._dims, self._options())
+
 
 class Conv1d(_Forward):
     """The convolution of (n, c, l), or (c, l), with learned kernels, zeros around the signal.
@@ -142,7 +172,7 @@ class Conv1d(_Forward):
     _dims = 1
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.conv1d(input, *self._settings())
+        return self._convolve(input, ops.conv1d)
 
 
 class Conv2d(_Forward):
@@ -154,7 +184,7 @@ class Conv2d(_Forward):
     _dims = 2
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.conv2d(input, *self._settings())
+        return self._convolve(input, ops.conv2d)
 
 
 class Conv3d(_Forward):
@@ -166,7 +196,7 @@ class Conv3d(_Forward):
     _dims = 3
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.conv3d(input, *self._settings())
+        return self._convolve(input, ops.conv3d)
 
 
 class _Transposed(_Convolution):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from .. import kernels
@@ -14,6 +12,7 @@ from ..tensor import Tensor
 from .checks import positive
 from .init import layer_default_
 from .module import Module
+from .packing import Packable, PackedWeight
 from .parameter import Parameter
 
 __all__ = ["Identity", "Linear"]
@@ -29,44 +28,8 @@ class Identity(Module):
         return input
 
 
-class _PackedWeight:
-    """A weight in the order in which products read it, and what it was made of."""
-
-    def __init__(self, weight: Parameter) -> None:
-        self.data, self.version = weight._data, weight._version[0]
-        self.pack = kernels.gemm_pack(weight._data, trans_b=True)
-
-    def stands_for(self, weight: Parameter) -> bool:
-        """False once the weight was replaced or written."""
-        return weight._data is self.data and weight._version[0] == self.version
-
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        return type(None), ()  # copies of a layer, and pickles, have none
-
-
-@contextmanager
-def packed_weights(model: Module) -> Iterator[None]:
-    """Inside, the linear layers of a model multiply by packed copies of their weights.
-
-    For many forward passes without a change of weights. A layer whose weight is changed meanwhile
-    goes back to it; at the end all copies are dropped.
-    """
-    linear = (module for module in model.modules() if isinstance(module, Linear))
-    # Frozen ones keep theirs; on a GPU nothing is packed.
-    layers = [layer for layer in linear if not (layer._is_packed() or layer.weight.is_cuda)]
-    try:
-        for layer in layers:
-            layer._keep_copies()
-        yield
-    finally:
-        for layer in layers:
-            layer._drop_copies()
-
-
-class Linear(Module):
+class Linear(Packable):
     """input @ weight.T + bias: (..., in_features) to (..., out_features)."""
-
-    _pack: _PackedWeight | None = None  # where it is frozen, and inside packed_weights
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = None
@@ -82,14 +45,8 @@ class Linear(Module):
         """New initial values."""
         layer_default_(self.weight, self.bias)
 
-    def _keep_copies(self) -> None:
-        self._pack = _PackedWeight(self.weight)
-
-    def _drop_copies(self) -> None:
-        self._pack = None
-
-    def _is_packed(self) -> bool:
-        return self._pack is not None and self._pack.stands_for(self.weight)
+    def _packed(self) -> PackedWeight:
+        return PackedWeight(self.weight, lambda weight: kernels.gemm_pack(weight, trans_b=True))
 
     def forward(self, input: Tensor) -> Tensor:
         pack = self._pack

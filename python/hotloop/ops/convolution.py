@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from .common import Array, tensor_of
 from .shape import squeeze, unsqueeze
 
 if TYPE_CHECKING:
+    from .._core import ConvPack
     from ..tensor import Tensor
 
 __all__ = [
@@ -82,6 +83,51 @@ def _convolve(
     elif recording(x, w, bias):
         return record(out, _convolve_backward, (x, w, bias), (xa, wa, options), (x, w))
     return wrap(out)
+
+
+def convolve_packed(
+    input: Tensor, pack: ConvPack, bias: Tensor | None, dims: int, options: dict[str, Any]
+) -> Tensor:
+    """A convolution with weights that `kernels.conv_pack` has packed; nothing is recorded."""
+    ba = None if bias is None else bias._data
+    return wrap(_FORWARD[dims](input._data, pack, ba, **options))
+
+
+def conv2d_relu_max_pool2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any], pack: Any = None
+) -> Tensor:
+    """max_pool2d(relu(conv2d(input, weight, bias)), 2): one kernel, the same bits.
+
+    Of four axes; `options` are stride, padding, dilation and groups in numbers. The backward pass
+    needs one byte for each pooled element, the tap, and neither of the results in between.
+    """
+    xa, wa, ba = input._data, weight._data, None if bias is None else bias._data
+    parts = (input, weight) if bias is None else (input, weight, bias)
+    if not recording(*parts):
+        return wrap(kernels.conv2d_relu_max_pool2d(xa, pack or wa, ba, **options))
+    y, taps = kernels.conv2d_relu_max_pool2d(xa, wa, ba, return_indices=True, **options)
+    saved = (xa, wa, taps, options)
+    return record(y, _conv2d_relu_max_pool2d_backward, parts, saved, (input, weight))
+
+
+def _conv2d_relu_max_pool2d_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    xa, wa, taps, options = node.saved
+    size = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, p, d, s in zip(
+            xa.shape[2:],
+            wa.shape[2:],
+            *(spread("conv2d", name, options[name], 2) for name in ("padding", "dilation")),
+            spread("conv2d", "stride", options["stride"], 2),
+        )
+    ]
+    whole = kernels.relu_max_pool2d_backward(dy, taps, (*taps.shape[:2], *size))
+    dx = dw = None
+    if node.inputs[0] is not None:
+        dx = kernels.conv2d_backward_input(whole, wa, xa.shape, **options)
+    if node.inputs[1] is not None:
+        dw = kernels.conv2d_backward_weight(whole, xa, wa.shape, **options)
+    return dx, dw, *_bias_gradient(node, whole)
 
 
 def _bias_gradient(node: Node, dy: Array) -> tuple[Array | None, ...]:

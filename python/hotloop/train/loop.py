@@ -19,8 +19,8 @@ from hotloop.autograd import no_grad
 from hotloop.creation import from_numpy
 from hotloop.data import DataLoader, TensorDataset
 from hotloop.metrics import Mean, Metric
-from hotloop.nn.linear import packed_weights
 from hotloop.nn.module import Module
+from hotloop.nn.packing import packed_weights
 from hotloop.tensor import Tensor
 from hotloop.train.batches import as_batches, pairs, rows, tensor_of
 from hotloop.train.history import History
