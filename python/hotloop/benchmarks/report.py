@@ -92,13 +92,15 @@ def _columns(rows: list[Row]) -> list[str]:
 
 
 def _accuracy(row: Row) -> str:
-    return f"{worst_ulp(row.case.ulp):.2f}" if row.case.ulp else ""
+    if row.case.error is not None:
+        return f"{row.case.error():.1e} of max"
+    return f"{worst_ulp(row.case.ulp):.2f} ULP" if row.case.ulp else ""
 
 
 def cells(rows: list[Row]) -> list[list[str]]:
     """Header and lines: our time and rate, the share of the ceiling, the rivals' time over ours."""
     names = _columns(rows)
-    header = ["case", "hotloop", "rate", "of ceiling", *names, "worst ULP", "promised"]
+    header = ["case", "hotloop", "rate", "of ceiling", *names, "worst error", "promised"]
     lines = [
         [
             row.case.key,
@@ -141,7 +143,7 @@ def headline(about: dict[str, Any]) -> str:
     versions = ", ".join(
         f"{name} {version}"
         for name, version in about["versions"].items()
-        if name not in ("ceiling", "numpy-skylakex")
+        if name not in ("ceiling", "plain", "numpy-skylakex")
     )
     return (
         f"{about['cpu']}, {about['threads']} threads on {about['cores']} cores, "
@@ -161,8 +163,9 @@ def markdown(rows: list[Row], about: dict[str, Any], processes: Sequence[str] = 
         "rival's name is its time over ours: above 1 hotloop is faster, below 1 it is slower. Of "
         "several variants (memory formats, fused or not) a rival's fastest is shown. `of ceiling` "
         "puts our time beside a loop that only computes (matrix products, convolutions) or only "
-        "moves the same bytes, timed in the same rounds. `worst ULP` is the largest error over "
-        "every 1,021st float32 there is, against float64.",
+        "moves the same bytes, timed in the same rounds. `plain` is our own plainer way: layers "
+        "one by one, the direct algorithm. `worst error` in ULP is the largest error over every "
+        "1,021st float32 there is, against float64; else it is a share of the largest element.",
     ]
     promised = [row for row in rows if row.case.target is not None]
     if promised:

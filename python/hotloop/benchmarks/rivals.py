@@ -23,7 +23,7 @@ class BenchError(RuntimeError):
 
 def available(contender: str) -> bool:
     """Whether its library can be found; says nothing on whether it can be imported."""
-    if contender in ("hotloop", "ceiling", "numpy"):
+    if contender in ("hotloop", "plain", "ceiling", "numpy"):
         return True
     if contender == "numpy-skylakex":
         import hotloop as hl

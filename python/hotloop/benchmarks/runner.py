@@ -27,7 +27,8 @@ class Row:
 
     def ratio(self, contender: str) -> float | None:
         """The contender's time over ours: above 1 we are faster. "best": the fastest rival's."""
-        rivals = [t for name, t in self.times.items() if name not in ("hotloop", "ceiling")]
+        ours_too = ("hotloop", "plain", "ceiling")
+        rivals = [t for name, t in self.times.items() if name not in ours_too]
         best = min(rivals, default=None)
         ours = self.times.get("hotloop")
         other = best if contender == "best" else self.times.get(contender)

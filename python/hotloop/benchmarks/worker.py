@@ -73,7 +73,7 @@ class Worker:
         self.version = self._prepare_library(threads)
 
     def _prepare_library(self, threads: int) -> str:
-        if self.contender in ("hotloop", "ceiling"):
+        if self.contender in ("hotloop", "plain", "ceiling"):
             import hotloop as hl
 
             hl.set_num_threads(threads)

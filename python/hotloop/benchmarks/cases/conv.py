@@ -113,14 +113,15 @@ def _forward_numpy(arrays: Arrays) -> Call:
     return call
 
 
-def _torch_variants(make: Any) -> dict[str, Build]:
+def torch_variants(make: Any) -> dict[str, Build]:
     """NCHW and channels-last; the better one counts."""
 
     def of(memory_format: str) -> Build:
         def prepare(torch: Any, t: dict[str, Any]) -> Call:
             kind = getattr(torch, memory_format)
-            moved = {k: v.contiguous(memory_format=kind) for k, v in t.items() if k != "how"}
-            call: Call = make(torch, {**moved, "how": t["how"]})
+            images = {k: v for k, v in t.items() if getattr(v, "ndim", 0) == 4}
+            moved = {k: v.contiguous(memory_format=kind) for k, v in images.items()}
+            call: Call = make(torch, {**t, **moved})
             return call
 
         return torch_call(prepare)
@@ -128,7 +129,7 @@ def _torch_variants(make: Any) -> dict[str, Build]:
     return {"NCHW": of("contiguous_format"), "channels-last": of("channels_last")}
 
 
-def _channels_last(image: np.ndarray) -> np.ndarray:
+def channels_last(image: np.ndarray) -> np.ndarray:
     """The same axes over memory in our order, as every result of ours lies."""
     return np.ascontiguousarray(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
@@ -138,15 +139,15 @@ def directions(layer: Layer, family: str = "conv") -> list[Case]:
     k = hl.kernels
 
     def forward(a: Arrays) -> Call:
-        x = _channels_last(a["x"])
+        x = channels_last(a["x"])
         return lambda: k.conv2d(x, a["w"], **a["how"])
 
     def backward_input(a: Arrays) -> Call:
-        dy = _channels_last(a["dy"])
+        dy = channels_last(a["dy"])
         return lambda: k.conv2d_backward_input(dy, a["w"], a["x"].shape, **a["how"])
 
     def backward_weight(a: Arrays) -> Call:
-        x, dy = _channels_last(a["x"]), _channels_last(a["dy"])
+        x, dy = channels_last(a["x"]), channels_last(a["dy"])
         return lambda: k.conv2d_backward_weight(dy, x, a["w"].shape, **a["how"])
 
     shared: dict[str, Any] = {
@@ -169,7 +170,7 @@ def directions(layer: Layer, family: str = "conv") -> list[Case]:
             contenders={
                 "hotloop": forward,
                 **({"numpy": _forward_numpy} if layer.groups == 1 else {}),
-                "torch": _torch_variants(
+                "torch": torch_variants(
                     lambda torch, t: lambda: torch.nn.functional.conv2d(t["x"], t["w"], **t["how"])
                 ),
                 "onnxruntime": onnx_call(
@@ -186,7 +187,7 @@ def directions(layer: Layer, family: str = "conv") -> list[Case]:
             name=f"backward input {layer.name}",
             contenders={
                 "hotloop": backward_input,
-                "torch": _torch_variants(
+                "torch": torch_variants(
                     lambda torch, t: (
                         lambda: torch.nn.grad.conv2d_input(
                             t["x"].shape, t["w"], t["dy"], **t["how"]
@@ -201,7 +202,7 @@ def directions(layer: Layer, family: str = "conv") -> list[Case]:
             name=f"backward weight {layer.name}",
             contenders={
                 "hotloop": backward_weight,
-                "torch": _torch_variants(
+                "torch": torch_variants(
                     lambda torch, t: (
                         lambda: torch.nn.grad.conv2d_weight(
                             t["x"], t["w"].shape, t["dy"], **t["how"]
