@@ -239,8 +239,9 @@ class Module:
 
         Evaluation mode, no gradients for parameters, and each parameter in memory of its own that
         cannot be written, so that layers may keep copies which are quicker to multiply by
-        (linear and convolution layers do): writes raise, and arrays that shared the old memory no longer reach it.
-        A layer whose parameter is replaced goes on with the new one. A deep copy is not frozen.
+        (linear and convolution layers do): writes raise, and arrays that shared the old memory no
+        longer reach it. A layer whose parameter is replaced goes on with the new one. A deep copy
+        is not frozen.
         """
         self.eval().requires_grad_(False)
         for parameter in self.parameters():
