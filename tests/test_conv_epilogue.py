@@ -35,6 +35,13 @@ def drawn(rng, shape, dtype):
 def test_residual(shape, dtype, level, rng):
     x, w, b = drawn(rng, shape, dtype)
     how = shape[-1]
+
+    def same(got, expected):
+        if w.shape[2:] == (1, 1):  # a plain product may add bias and residual in another order
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(got, expected)
+
     plain = kernels.conv2d(x, w, b, **how)
     residual = rng.uniform(-1, 1, plain.shape).astype(dtype)
     expected = plain + residual
@@ -42,15 +49,15 @@ def test_residual(shape, dtype, level, rng):
     wide = np.repeat(np.repeat(last, 2, 3), 3, 2)[:, :, ::3, ::2]
     for way in (residual, last, wide, residual[:, ::-1].copy()[:, ::-1], last[::-1].copy()[::-1]):
         got = kernels.conv2d(x, w, b, residual=way, **how)
-        np.testing.assert_array_equal(got, expected)
-    np.testing.assert_array_equal(
+        same(got, expected)
+    same(
         kernels.conv2d(x, w, b, residual=residual, activation="relu", **how),
         kernels.relu(expected),
     )
     got = kernels.conv2d(x, w, b, residual=residual, activation="gelu", **how)
-    np.testing.assert_array_equal(got, kernels.gelu(expected))
+    np.testing.assert_allclose(got, kernels.gelu(expected), rtol=1e-5, atol=1e-5)
     got = kernels.conv2d(x, w, residual=np.zeros_like(residual), **how)
-    np.testing.assert_array_equal(got, kernels.conv2d(x, w, **how))
+    same(got, kernels.conv2d(x, w, **how))
 
 
 def test_residual_of_signals_and_volumes(rng):

@@ -95,7 +95,7 @@ def test_epilogue(level, rng):
     for activation in ("relu", "gelu"):
         expected = getattr(kernels, activation)(plain + residual)
         got = winograd(x, w, b, padding=1, residual=residual, activation=activation)
-        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     out = np.empty_like(plain)
     assert winograd(x, w, b, padding=1, out=out) is out
     np.testing.assert_array_equal(out, plain)
