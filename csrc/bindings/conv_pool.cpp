@@ -11,9 +11,10 @@ namespace {
 
 using namespace conv;
 
-py::object forward(py::handle x_object, py::handle w_object, py::handle b_object, py::handle stride,
-                   py::handle padding, py::handle dilation, py::handle groups, py::handle layout,
-                   bool return_indices, py::handle out_object) {
+py::object pooled_forward(py::handle x_object, py::handle w_object, py::handle b_object,
+                          py::handle stride, py::handle padding, py::handle dilation,
+                          py::handle groups, py::handle layout, bool return_indices,
+                          py::handle out_object) {
   const char* op = "conv2d_relu_max_pool2d";
   const Array x = input(op, "x", x_object);
   const Weights w = read_weights(op, x, w_object);
@@ -53,8 +54,8 @@ py::object forward(py::handle x_object, py::handle w_object, py::handle b_object
   return py::make_tuple(out.finish(), indices);
 }
 
-py::object backward(py::handle dy_object, py::handle indices, py::handle x_shape, py::handle layout,
-                    py::handle out_object) {
+py::object pooled_backward(py::handle dy_object, py::handle indices, py::handle x_shape,
+                           py::handle layout, py::handle out_object) {
   const char* op = "relu_max_pool2d_backward";
   const Array dy = input(op, "dy", dy_object);
   const py::int_ one(1), zero(0);
@@ -105,8 +106,8 @@ py::object backward(py::handle dy_object, py::handle indices, py::handle x_shape
 }  // namespace
 
 void bind_conv_pool(py::module_& module) {
-  module.def("conv2d_relu_max_pool2d", forward);
-  module.def("relu_max_pool2d_backward", backward);
+  module.def("conv2d_relu_max_pool2d", pooled_forward);
+  module.def("relu_max_pool2d_backward", pooled_backward);
 }
 
 }  // namespace hotloop
