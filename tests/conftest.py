@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-LEVELS = ("generic", "avx2", "avx512")
+from forced import LEVELS, level_fixture
+
 THREADS = (1, 2, 3, 8)
 
 # The same data in every run, so that a result can be repeated; HOTLOOP_TEST_SEED=random looks
@@ -39,20 +40,7 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     return np.random.default_rng([SEED, zlib.crc32(name.encode())])
 
 
-@pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs the test at each level that this CPU has."""
-    from hotloop.kernels import force_isa
-
-    try:
-        forced = force_isa(request.param)
-        forced.__enter__()
-    except ValueError as error:
-        pytest.skip(str(error))
-    try:
-        yield request.param
-    finally:
-        forced.__exit__(None, None, None)
+level = level_fixture(LEVELS)
 
 
 @pytest.fixture(params=THREADS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import hotloop as hl
-from conftest import LEVELS
+from forced import LEVELS
 from hotloop import _core, kernels
 from hotloop.benchmarks import accuracy
 from reference import (

@@ -7,8 +7,8 @@ import pytest
 
 import reference as ref
 from fences import run_fenced
+from forced import DOT_LEVELS, level_fixture
 from hotloop import DTypeError, ShapeError, kernels
-from hotloop.kernels import force_isa
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
@@ -31,15 +31,7 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=("generic", "avx2", "avx512", "avx512bf16"))
-def level(request):
-    try:
-        forced = force_isa(request.param)
-        forced.__enter__()
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    forced.__exit__(None, None, None)
+level = level_fixture(DOT_LEVELS)
 
 
 def integers(rng, shape):
@@ -155,5 +147,5 @@ for level in LEVELS:
                 kernels.conv2d(x, k, filled((o,), at_end), padding=1, layout="NHWC", out=y)
 print("no fence touched")
 """,
-        ("generic", "avx2", "avx512", "avx512bf16"),
+        DOT_LEVELS,
     )

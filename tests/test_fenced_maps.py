@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conftest import LEVELS
 from fences import run_fenced
+from forced import LEVELS
 
 _SIZES = "(1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 1023, 1024, 4097)"
 

@@ -6,8 +6,8 @@ sides of the lanes, the strips and the pieces of long rows.
 
 from __future__ import annotations
 
-from conftest import LEVELS
 from fences import run_fenced
+from forced import LEVELS
 
 COMMON = """
 from hotloop import kernels as k

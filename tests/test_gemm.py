@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conftest import LEVELS
 from fences import run_fenced
+from forced import LEVELS
 from hotloop import DTypeError, OutputError, ShapeError
 from hotloop.kernels import gemm, gemm_pack
 from reference import LAYOUTS, assert_close, assert_same_bits, empty_with_layout, with_layout

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fences import run_fenced
+from forced import DOT_LEVELS, level_fixture
 from hotloop import DTypeError, OutputError, ShapeError
 from hotloop.kernels import force_isa, gelu, gemm, gemm_pack
 from reference import LAYOUTS, assert_close, assert_same_bits, empty_with_layout, eps, with_layout
@@ -13,7 +14,6 @@ from reference import LAYOUTS, assert_close, assert_same_bits, empty_with_layout
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
 BF16, F32 = ml_dtypes.bfloat16, np.float32
-LEVELS = ("generic", "avx2", "avx512", "avx512bf16")
 # Around the rows of a tile, of a unit and of a packed block; the lanes and panels; words of two,
 # slices of 256 and blocks of 512 words.
 ROWS = (1, 2, 3, 5, 6, 7, 13, 35, 63, 64, 65, 71, 72, 73, 145)
@@ -21,15 +21,7 @@ COLUMNS = (1, 3, 4, 5, 8, 9, 15, 16, 17, 31, 33, 48, 63, 64, 65, 127, 130)
 DEPTHS = (0, 1, 2, 3, 7, 8, 63, 64, 65, 127, 129, 511, 513, 1023, 1025)
 
 
-@pytest.fixture(params=LEVELS)
-def level(request):
-    try:
-        forced = force_isa(request.param)
-        forced.__enter__()
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    forced.__exit__(None, None, None)
+level = level_fixture(DOT_LEVELS)
 
 
 def integers(rng, shape):
@@ -245,7 +237,7 @@ print("no fence touched")
 
 
 def test_nothing_is_touched_outside_of_the_arrays():
-    run_fenced(GUARDED, LEVELS)
+    run_fenced(GUARDED, DOT_LEVELS)
 
 
 @pytest.mark.parametrize(

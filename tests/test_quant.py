@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from fences import run_fenced
+from forced import DOT_LEVELS, level_fixture
 from hotloop import DTypeError, OutputError, ShapeError
 from hotloop.kernels import dequantize, force_isa, gemm_int8, gemm_pack, quantize, requantize
 from reference import LAYOUTS, assert_same, assert_same_bits, empty_with_layout, with_layout
 
-LEVELS = ("generic", "avx2", "avx512", "avx512bf16")
 BYTES = (np.int8, np.uint8)
 F32, I32, S8, U8 = np.float32, np.int32, np.int8, np.uint8
 
@@ -21,15 +21,7 @@ COLUMNS = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 127, 130
 DEPTHS = (0, 1, 2, 3, 4, 5, 7, 15, 16, 63, 64, 65, 255, 257, 1023, 1025, 2047, 2049)
 
 
-@pytest.fixture(params=LEVELS)
-def level(request):
-    try:
-        forced = force_isa(request.param)
-        forced.__enter__()
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    forced.__exit__(None, None, None)
+level = level_fixture(DOT_LEVELS)
 
 
 def bytes_of(rng, shape, dtype):
@@ -288,7 +280,7 @@ print("no fence touched")
 
 
 def test_nothing_is_touched_outside_of_the_arrays():
-    run_fenced(GUARDED, LEVELS)
+    run_fenced(GUARDED, DOT_LEVELS)
 
 
 @pytest.mark.parametrize(
