@@ -22,6 +22,8 @@ struct Matrices {
   }
 };
 
+// ShapeError where there are fewer than two axes.
+void require_matrix(const char* op, const char* name, const Array& array);
 // Checks that a and b multiply, and returns the shape of the product.
 Shape product_shape(const char* op, const Array& a, bool trans_a, const Array& b, bool trans_b);
 // Fills in m, n, k, the matrices and the batch axes of p, then runs it into `out`, whose last axis

@@ -10,8 +10,8 @@
 namespace hotloop {
 namespace {
 
-constexpr std::int64_t kGrain = 256;                           // units of 32 elements
-constexpr std::int64_t kStreamBytes = std::int64_t{24} << 20;  // of both arrays
+constexpr std::int64_t kGrain = 256;                                  // units of 32 elements
+constexpr std::int64_t kDropoutStreamBytes = std::int64_t{24} << 20;  // of both arrays
 
 py::object apply(const char* op, const char* name, py::handle x_object, double p,
                  const RandomKey& key, py::handle out) {
@@ -44,7 +44,7 @@ py::object apply(const char* op, const char* name, py::handle x_object, double p
                          static_cast<std::uint64_t>(std::ceil(p * 0x1p32)),
                          survives > 0 ? 1.0 / survives : 0.0,
                          nullptr,
-                         x.data != output.data && 2 * x.size * x.item() >= kStreamBytes};
+                         x.data != output.data && 2 * x.size * x.item() >= kDropoutStreamBytes};
   run(dropout_apply_kernel(), args,
       {.units = (x.size + kRandomUnit - 1) / kRandomUnit,
        .grain = kGrain,

@@ -41,12 +41,6 @@ struct Operand {
   }
 };
 
-void require_matrix(const char* op, const char* name, const Array& array) {
-  if (array.ndim >= 2) return;
-  throw ShapeError(std::string(op) + ": " + name + " must have at least 2 axes, got shape " +
-                   shape_text(array.shape_vector()) + "; reshape it to a matrix");
-}
-
 // Appends the leading axes of a and b, broadcast against each other as np.matmul does.
 void broadcast_lead(const char* op, const Operand& a, const Operand& b, Shape& shape) {
   const int count = std::max(a.lead, b.lead);

@@ -7,7 +7,7 @@
 namespace hotloop::conv {
 namespace {
 
-PyObject* pack_type = nullptr;  // the class ConvPack, alive as long as the module
+PyObject* conv_pack_type = nullptr;  // the class ConvPack, alive as long as the module
 
 std::unique_ptr<ConvPack> pack_call(py::handle w_object, py::handle groups, py::handle layout) {
   const char* op = "conv_pack";
@@ -68,7 +68,7 @@ Shape ConvPack::shape(const Settings& s) const {
 
 Weights read_weights(const char* op, const Array& x, py::handle w) {
   Weights weights;
-  if (reinterpret_cast<PyObject*>(Py_TYPE(w.ptr())) == pack_type) {
+  if (reinterpret_cast<PyObject*>(Py_TYPE(w.ptr())) == conv_pack_type) {
     weights.pack = w.cast<const ConvPack*>();
     weights.array.dtype = weights.pack->dtype;
   } else {
@@ -96,7 +96,7 @@ void bind_pack(py::module_& module) {
   pack.def_property_readonly("dtype", [](const ConvPack& self) { return numpy_dtype(self.dtype); });
   pack.def_property_readonly("groups", [](const ConvPack& self) { return self.groups; });
   pack.def_property_readonly("nbytes", [](const ConvPack& self) { return self.bytes; });
-  pack_type = pack.ptr();
+  conv_pack_type = pack.ptr();
   module.def("conv_pack", &pack_call);
 }
 

@@ -11,13 +11,13 @@
 
 namespace hotloop {
 
-namespace {
-
 void require_matrix(const char* op, const char* name, const Array& array) {
   if (array.ndim >= 2) return;
   throw ShapeError(std::string(op) + ": " + name + " must have at least 2 axes, got shape " +
                    shape_text(array.shape_vector()) + "; reshape it to a matrix");
 }
+
+namespace {
 
 // Where each matrix of a batch starts, in c, a and b; one step each where the axes fold into one.
 struct Batches {

@@ -10,7 +10,7 @@ namespace hotloop {
 
 namespace {
 
-PyObject* pack_type = nullptr;  // the class GemmPack, alive as long as the module
+PyObject* gemm_pack_type = nullptr;  // the class GemmPack, alive as long as the module
 
 bool is_float(DType dtype) {
   return dtype == DType::f32 || dtype == DType::f64;
@@ -76,7 +76,7 @@ void GemmPack::describe(DotProblem& p) const {
 }
 
 const GemmPack* as_pack(py::handle object) {
-  if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != pack_type) return nullptr;
+  if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != gemm_pack_type) return nullptr;
   return object.cast<const GemmPack*>();
 }
 
@@ -98,7 +98,7 @@ void define_gemm_pack(py::module_& module) {
                              [](const GemmPack& self) { return py::make_tuple(self.k, self.n); });
   pack.def_property_readonly("dtype", [](const GemmPack& self) { return numpy_dtype(self.dtype); });
   pack.def_property_readonly("nbytes", [](const GemmPack& self) { return self.bytes; });
-  pack_type = pack.ptr();
+  gemm_pack_type = pack.ptr();
   module.def("gemm_pack", &pack_call);
 }
 
