@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "bindings/array.h"
+#include "bindings/device.h"
 #include "bindings/dims.h"
 #include "bindings/params.h"
 #include "bindings/row_memory.h"
@@ -117,6 +118,25 @@ Counted check_labels(const char* op, const Labels& labels, std::int64_t classes,
   return counted;
 }
 
+// out = sum(x) / divisor of n numbers, where the call runs.
+void sum_where(const Call& call, DType dtype, const void* x, std::int64_t n, double divisor,
+               void* out) {
+  if (!call.on_gpu()) return run_sum(dtype, x, n, divisor, out);
+  ReduceArgs args{};
+  args.dtype = dtype;
+  args.op = ReduceOp::sum;
+  args.x = x;
+  args.out = out;
+  args.divisor = divisor;
+  args.reduced = n;
+  args.outputs = 1;
+  args.kept_dims = args.reduced_dims = 1;
+  args.kept_sizes[0] = 1;
+  args.reduced_sizes[0] = n;
+  args.reduced_strides[0] = 1;
+  call.run_gpu("reduce", args, 1, &ReduceArgs::scratch);
+}
+
 void require_rows(const char* op, const char* name, const Array& x, std::int64_t rows,
                   Reduction reduction) {
   if (rows > 0 || reduction != Reduction::mean) return;
@@ -126,6 +146,9 @@ void require_rows(const char* op, const char* name, const Array& x, std::int64_t
 
 // Probabilities instead of labels: floats with as many axes as the logits.
 bool holds_probabilities(py::handle object, int ndim) {
+  if (const DeviceArray* device = as_device_array(object)) {
+    return device->dtype.kind() == 'f' && static_cast<int>(device->shape.size()) == ndim;
+  }
   if (!py::isinstance<py::array>(object)) return false;
   const auto array = py::reinterpret_borrow<py::array>(object);
   return array.dtype().kind() == 'f' && array.ndim() == ndim;
@@ -137,6 +160,7 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
                              py::handle reduction_object, std::int64_t ignore_index,
                              double smoothing, bool with_grad, py::handle out_object) {
   const char* name = is_nll ? "log_probs" : "logits";
+  Call call(op);
   const Array logits = input(op, name, logits_object);
   const Reduction reduction = parse_reduction(op, reduction_object);
   if (logits.ndim == 0) {
@@ -152,11 +176,12 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
   std::int64_t rows = 1;
   for (const std::int64_t size : row_shape) rows *= size;
 
-  Array weight;
+  Array weight, host_weight;
   if (given(weight_object)) {
     weight = packed(input(op, "weight", weight_object));
     same_dtype(op, name, logits, "weight", weight);
     require_shape(op, "weight", weight, {logits.shape(axis)});
+    host_weight = weight.device < 0 ? weight : describe(weight.owner.attr("_to_host")());
   }
   const bool soft = !is_nll && holds_probabilities(labels_object, logits.ndim);
   Labels labels{};
@@ -168,7 +193,12 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
     require_shape(op, "labels", probabilities, logits.shape_vector());
     require_rows(op, name, logits, rows, reduction);
   } else {
-    labels = read_labels(op, labels_object);
+    // Labels on a GPU come to the host to be checked and counted: the one place that reads back.
+    const DeviceArray* const device = as_device_array(labels_object);
+    call.meet("labels", device ? device->device : kCpu);
+    py::object host = py::reinterpret_borrow<py::object>(labels_object);
+    if (device) host = labels_object.attr("_to_host")();
+    labels = read_labels(op, host);
     if (labels.shape != row_shape) {
       throw ShapeError(std::string(op) + ": labels must have shape " + shape_text(row_shape) +
                        " for " + name + " of shape " + shape_text(logits.shape_vector()) +
@@ -177,7 +207,13 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
     }
     require_rows(op, name, logits, rows, reduction);
     counted = check_labels(op, labels, logits.shape(axis), ignore_index,
-                           given(weight_object) ? &weight : nullptr);
+                           given(weight_object) ? &host_weight : nullptr);
+    if (device) {
+      labels.data = device->data;
+      for (std::size_t d = 0; d < labels.strides.size(); ++d) {
+        labels.strides[d] = device->strides[d] / device->item();
+      }
+    }
   }
 
   Output loss(op, py::none(), logits.dtype, reduction == Reduction::none ? row_shape : Shape{});
@@ -191,12 +227,17 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
       label_array.owner = labels.owner;
       label_array.ndim = static_cast<int>(labels.shape.size());
       for (std::size_t d = 0; d < labels.shape.size(); ++d) label_array.shapes[d] = labels.shape[d];
-      no_overlap(op, *gradient, "labels", soft ? probabilities : label_array);
+      if (soft || !call.on_gpu()) {
+        no_overlap(op, *gradient, "labels", soft ? probabilities : label_array);
+      }
     }
   }
   const std::int64_t item = item_size(logits.dtype);
   const bool reduced = reduction != Reduction::none;
-  const Scratch scratch(reduced ? static_cast<std::size_t>(rows * item) : 0);
+  const std::int64_t row_bytes = reduced ? rows * item : 0;
+  const Scratch scratch(call.on_gpu() ? 0 : static_cast<std::size_t>(row_bytes));
+  const DeviceScratch device_scratch(op, call.device(), call.on_gpu() ? row_bytes : 0);
+  char* const each = static_cast<char*>(call.on_gpu() ? device_scratch.get() : scratch.get());
   const Shape loss_strides = row_major(row_shape);
 
   Dims<4> dims;
@@ -213,7 +254,7 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
   args.dtype = logits.dtype;
   args.logits = logits.as<char>() + dims.offsets[0] * item;
   args.dlogits = gradient ? gradient->array.as<char>() + dims.offsets[1] * item : nullptr;
-  args.losses = (reduced ? scratch.as<char>() : loss.array.as<char>()) + dims.offsets[2] * item;
+  args.losses = (reduced ? each : loss.array.as<char>()) + dims.offsets[2] * item;
   args.kind = is_nll          ? RowLoss::nll
               : soft          ? RowLoss::probabilities
               : smoothing > 0 ? RowLoss::smooth
@@ -233,7 +274,7 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
   if (weight.owner) {
     args.weight = weight.data;
     args.weight_sum = 0.0;
-    for (std::int64_t i = 0; i < args.classes; ++i) args.weight_sum += element(weight, i);
+    for (std::int64_t i = 0; i < args.classes; ++i) args.weight_sum += element(host_weight, i);
   }
   const double divisor = reduction == Reduction::mean ? counted.weight : 1.0;
   args.scale = 1.0 / divisor;
@@ -263,12 +304,12 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
                       (args.stream || args.classes > kRowPiece);
   const RowScratch row_scratch(pieces, args.stream, args.classes, item);
   args.memory = row_scratch.view();
-  run(cross_entropy_kernel(), args,
-      Split{.units = units,
-            .grain = per_unit >= kLossGrain ? 1 : kLossGrain / per_unit,
-            .max_threads = row_scratch.threads,
-            .interruptible = !gradient || gradient->is_fresh});
-  if (reduced) run_sum(logits.dtype, scratch.get(), rows, divisor, loss.data);
+  call.run("cross_entropy", cross_entropy_kernel(), args,
+           Split{.units = units,
+                 .grain = per_unit >= kLossGrain ? 1 : kLossGrain / per_unit,
+                 .max_threads = row_scratch.threads,
+                 .interruptible = !gradient || gradient->is_fresh});
+  if (reduced) sum_where(call, logits.dtype, each, rows, divisor, loss.data);
   if (!gradient) return loss.finish();
   return py::make_tuple(loss.finish(), gradient->finish());
 }
@@ -312,6 +353,7 @@ py::object pair_loss_any(const char* name, py::handle x_object, py::handle targe
   const PairName* entry = kPairNames;
   while (std::strcmp(entry->loss, name) != 0) ++entry;  // the names are those of our own package
   const char* op = with_grad ? entry->with_grad : entry->loss;
+  const Call call(op);
   const Array given_x = input(op, "x", x_object);
   const Array given_target = input(op, "target", target_object);
   same_dtype(op, "x", given_x, "target", given_target);
@@ -339,7 +381,10 @@ py::object pair_loss_any(const char* name, py::handle x_object, py::handle targe
   const Array x = packed(given_x), target = packed(given_target);
   const std::int64_t units = (x.size + kPairChunk - 1) / kPairChunk;
   const bool reduced = reduction != Reduction::none;
-  const Scratch partials(reduced ? static_cast<std::size_t>(units * item_size(x.dtype)) : 0);
+  const std::int64_t part_bytes = reduced ? units * item_size(x.dtype) : 0;
+  const Scratch scratch(call.on_gpu() ? 0 : static_cast<std::size_t>(part_bytes));
+  const DeviceScratch device_scratch(op, call.device(), call.on_gpu() ? part_bytes : 0);
+  void* const partials = call.on_gpu() ? device_scratch.get() : scratch.get();
   double divisor = reduction == Reduction::mean ? static_cast<double>(x.size) : 1.0;
   if (reduction == Reduction::batch_mean && x.ndim > 0) divisor = static_cast<double>(x.shape(0));
   PairLossArgs args{};
@@ -350,14 +395,15 @@ py::object pair_loss_any(const char* name, py::handle x_object, py::handle targe
   args.weight = weight.data;
   args.pos_weight = positive.data;
   args.losses = reduced ? nullptr : loss.data;
-  args.partials = reduced ? partials.get() : nullptr;
+  args.partials = reduced ? partials : nullptr;
   args.dx = gradient ? gradient->data : nullptr;
   args.scale = 1.0 / divisor;
   args.parameter = parameter;
   args.n = x.size;
-  run(pair_loss_kernel(), args,
+  call.run(
+      "pair_loss", pair_loss_kernel(), args,
       Split{.units = units, .grain = kPairGrain, .interruptible = !gradient || gradient->is_fresh});
-  if (reduced) run_sum(x.dtype, partials.get(), units, divisor, loss.data);
+  if (reduced) sum_where(call, x.dtype, partials, units, divisor, loss.data);
   if (!gradient) return loss.finish();
   return py::make_tuple(loss.finish(), gradient->finish());
 }

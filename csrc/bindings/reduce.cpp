@@ -2,6 +2,7 @@
 #include "kernels/reduce.h"
 
 #include "bindings/array.h"
+#include "bindings/device.h"
 #include "bindings/dims.h"
 #include "bindings/gil.h"
 #include "bindings/params.h"
@@ -54,6 +55,7 @@ double by_freedom(double terms, double correction) {
 
 py::object reduce_any(const char* op_name, ReduceOp op, Divisor divisor, double correction,
                       py::handle x_object, py::handle axis, bool keepdims, py::handle out_object) {
+  const Call call(op_name);
   const Array x = input(op_name, "x", x_object);
   const std::vector<int> axes = parse_axes(op_name, axis, x.ndim);
   Plan plan;
@@ -104,7 +106,9 @@ py::object reduce_any(const char* op_name, ReduceOp op, Divisor divisor, double 
   }
   const bool pairs = op == ReduceOp::var || op == ReduceOp::logsumexp;
   const auto driver = pairs ? run_pair_reduce : run_reduce;
-  if (x.size >= kReleaseTerms) {
+  if (call.on_gpu()) {
+    call.run_gpu(pairs ? "pair_reduce" : "reduce", args, args.outputs, &ReduceArgs::scratch);
+  } else if (x.size >= kReleaseTerms) {
     const GilReleased released;
     driver(args);
   } else {
@@ -137,6 +141,7 @@ AlongArgs plan_along(const Array& x, int axis, const Array* out) {
 
 py::object index_of(const char* op, bool smallest, py::handle x_object, py::handle axis_object,
                     bool keepdims, py::handle out_object) {
+  const Call call(op);
   Array x = input(op, "x", x_object);
   const bool flat = axis_object.is_none();
   const int axis =
@@ -162,10 +167,23 @@ py::object index_of(const char* op, bool smallest, py::handle x_object, py::hand
     x.strides[0] = 1;
   }
   const py::dtype int64("int64");
-  py::object result = new_array(op, int64, shape);
   AlongArgs args = plan_along(x, axis, nullptr);
   args.smallest = smallest;
   args.columns = args.columns && args.size < (std::int64_t{1} << 31);
+  if (call.on_gpu()) {
+    py::object found = new_device_array(op, call.device(), int64, shape);
+    args.out = as_device_array(found)->data;
+    call.run("index_along", index_along_kernel(), args, {.units = x.size});
+    if (!given(out_object)) return found;
+    const DeviceArray* const to = as_device_array(out_object);
+    if (!to || to->shape != shape || !to->dtype.equal(int64) || to->read_only) {
+      throw OutputError(std::string(op) + ": out must be a writable array of int64 and shape " +
+                        shape_text(shape) + " on " + device_text(call.device()) + ", got another");
+    }
+    copy_on_device(op, *to, *as_device_array(found));
+    return py::reinterpret_borrow<py::object>(out_object);
+  }
+  py::object result = new_array(op, int64, shape);
   args.out = py::cast<py::array>(result).mutable_data();
   if (x.size >= kReleaseTerms) {
     const GilReleased released;
@@ -195,6 +213,7 @@ py::object index_of(const char* op, bool smallest, py::handle x_object, py::hand
 }
 
 py::object cumsum(py::handle x_object, std::int64_t axis_number, py::handle out_object) {
+  const Call call("cumsum");
   const Array x = input("cumsum", "x", x_object);
   const int axis = x.ndim == 0 ? 0 : parse_axis("cumsum", axis_number, x.ndim);
   Output out("cumsum", out_object, x.dtype, x.shape_vector());
@@ -202,10 +221,10 @@ py::object cumsum(py::handle x_object, std::int64_t axis_number, py::handle out_
   AlongArgs args = plan_along(x, axis, &out.array);
   args.out = out.data;
   const std::int64_t terms = args.size * (args.columns ? kReduceColumns : 1);
-  run(running_sum_kernel(), args,
-      {.units = x.size == 0 ? 0 : units_along(args),
-       .grain = 16384 / (terms + 1) + 1,
-       .interruptible = out.is_fresh});
+  call.run("running_sum", running_sum_kernel(), args,
+           {.units = x.size == 0 ? 0 : units_along(args),
+            .grain = 16384 / (terms + 1) + 1,
+            .interruptible = out.is_fresh});
   return out.finish();
 }
 

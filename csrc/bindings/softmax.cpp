@@ -2,6 +2,7 @@
 #include "kernels/softmax.h"
 
 #include "bindings/array.h"
+#include "bindings/device.h"
 #include "bindings/dims.h"
 #include "bindings/params.h"
 #include "bindings/row_memory.h"
@@ -61,11 +62,11 @@ void run_softmax(SoftmaxOp op, const Array& a, const Array& b, const Output& out
   const bool pieces = args.unit_stride && (args.stream || args.n > kRowPiece);
   const RowScratch scratch(pieces && op == SoftmaxOp::softmax, args.stream, args.n, item);
   args.memory = scratch.view();
-  run(softmax_kernel(), args,
-      Split{.units = units,
-            .grain = per_unit >= kSoftmaxGrain ? 1 : kSoftmaxGrain / per_unit,
-            .max_threads = scratch.threads,
-            .interruptible = out.is_fresh});
+  Call::current()->run("softmax", softmax_kernel(), args,
+                       Split{.units = units,
+                             .grain = per_unit >= kSoftmaxGrain ? 1 : kSoftmaxGrain / per_unit,
+                             .max_threads = scratch.threads,
+                             .interruptible = out.is_fresh});
 }
 
 int row_axis(const char* op_name, const char* name, const Array& x, std::int64_t axis) {
@@ -78,6 +79,7 @@ int row_axis(const char* op_name, const char* name, const Array& x, std::int64_t
 
 py::object forward(const char* op_name, SoftmaxOp op, py::handle x_object, std::int64_t axis,
                    py::handle out_object) {
+  const Call call(op_name);
   const Array x = input(op_name, "x", x_object);
   const int along = row_axis(op_name, "x", x, axis);
   Output out(op_name, out_object, x.dtype, x.shape_vector());
@@ -88,6 +90,7 @@ py::object forward(const char* op_name, SoftmaxOp op, py::handle x_object, std::
 
 py::object backward(const char* op_name, SoftmaxOp op, py::handle dy_object, py::handle y_object,
                     std::int64_t axis, py::handle out_object) {
+  const Call call(op_name);
   const Array dy = input(op_name, "dy", dy_object);
   const Array y = input(op_name, "y", y_object);
   same_dtype(op_name, "dy", dy, "y", y);
