@@ -324,7 +324,7 @@ def test_other_errors_are_those_of_the_cpu():
 def test_an_op_without_a_kernel_says_so():
     x = put(np.ones((4, 4), "f4"))
     with pytest.raises(hl.DeviceError, match=r'no CUDA kernel.*\.to\("cpu"\)'):
-        hl.kernels.cumsum(x, 0)
+        hl.kernels.quantize(x, 0.1)
 
 
 # ---- interchange --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "bindings/array.h"
+#include "bindings/device.h"
 #include "bindings/map.h"
 #include "bindings/random_key.h"
 
@@ -15,6 +16,7 @@ constexpr std::int64_t kDropoutStreamBytes = std::int64_t{24} << 20;  // of both
 
 py::object apply(const char* op, const char* name, py::handle x_object, double p,
                  const RandomKey& key, py::handle out) {
+  const Call call(op);
   const Array given_x = input(op, name, x_object);
   if (!(p >= 0.0 && p <= 1.0)) {
     throw std::invalid_argument(std::string(op) + ": p must be from 0 to 1, got " +
@@ -45,10 +47,10 @@ py::object apply(const char* op, const char* name, py::handle x_object, double p
                          survives > 0 ? 1.0 / survives : 0.0,
                          nullptr,
                          x.data != output.data && 2 * x.size * x.item() >= kDropoutStreamBytes};
-  run(dropout_apply_kernel(), args,
-      {.units = (x.size + kRandomUnit - 1) / kRandomUnit,
-       .grain = kGrain,
-       .interruptible = output.is_fresh});
+  call.run("dropout_apply", dropout_apply_kernel(), args,
+           {.units = (x.size + kRandomUnit - 1) / kRandomUnit,
+            .grain = kGrain,
+            .interruptible = output.is_fresh});
   return output.finish();
 }
 
