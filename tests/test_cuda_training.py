@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -109,29 +110,109 @@ def test_dropout_drops_the_same(rng):
     )
 
 
-def losses(device: str, optimizer: str, steps: int = 6) -> list[float]:
+def network(kind: str) -> hl.nn.Module:
+    nn = hl.nn
+    if kind == "mlp":
+        return nn.Sequential(
+            nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 24), nn.GELU(), nn.Linear(24, 5)
+        )
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3, stride=2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(32, 5),
+    )
+
+
+def losses(
+    device: str, optimizer: str, kind: str = "mlp", steps: int = 6, **options
+) -> list[float]:
     """A small network's first steps."""
     hl.seed(3)
     rng = np.random.default_rng(5)
-    x = hl.tensor(rng.standard_normal((16, 12)).astype("f4"), device=device)
-    labels = hl.tensor(rng.integers(0, 5, 16), device=device)
-    net = hl.nn.Sequential(
-        hl.nn.Linear(12, 24), hl.nn.ReLU(), hl.nn.Linear(24, 24), hl.nn.GELU(), hl.nn.Linear(24, 5)
-    ).to(device)
-    step = getattr(hl.optim, optimizer)(net.parameters(), lr=0.05)
+    shape = (16, 12) if kind == "mlp" else (8, 3, 10, 10)
+    x = hl.tensor(rng.standard_normal(shape).astype("f4"), device=device)
+    labels = hl.tensor(rng.integers(0, 5, shape[0]), device=device)
+    net = network(kind).to(device)
+    step = getattr(hl.optim, optimizer)(net.parameters(), lr=0.01, **options)
     curve = []
     for _ in range(steps):
         step.zero_grad()
         loss = hl.nn.functional.cross_entropy(net(x), labels)
         loss.backward()
-        step.step()
+        step.step(max_norm=0.5)
         curve.append(loss.item())
     assert all(parameter.device == x.device for parameter in net.parameters())
     return curve
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
-def test_training_gives_the_curve_of_the_cpu(optimizer):
-    expected = losses("cpu", optimizer)
-    np.testing.assert_allclose(losses("cuda", optimizer), expected, rtol=2e-4)
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "LAMB"])
+def test_training_gives_the_curve_of_the_cpu(optimizer, kind):
+    options = {"momentum": 0.9} if optimizer == "SGD" else {}
+    expected = losses("cpu", optimizer, kind, **options)
+    np.testing.assert_allclose(losses("cuda", optimizer, kind, **options), expected, rtol=1e-3)
     assert expected[-1] < expected[0]
+
+
+STEPS = {
+    "sgd_step": (1, {"momentum": 0.5}),
+    "adam_step": (2, {}),
+    "adamw_step": (2, {"weight_decay": 0.1}),
+    "adamax_step": (2, {}),
+    "rmsprop_step": (1, {}),
+    "adagrad_step": (1, {}),
+    "adadelta_step": (2, {}),
+    "lion_step": (1, {}),
+    "lamb_step": (2, {"weight_decay": 0.1}),
+}
+UNCOUNTED = {"rmsprop_step", "adadelta_step", "lion_step"}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_optimizers(rng, name):
+    count, options = STEPS[name]
+    function = getattr(hl.kernels, name)
+    shapes = [(33, 7), (5000,), (0,), (1,)]
+    dtypes = ["f4", "f8", "f4", "f8"]
+    slots = [
+        [np.abs(rng.standard_normal(s)).astype(d) for s, d in zip(shapes, dtypes)]
+        for _ in range(2 + count)
+    ]
+    moved = [[put(a) for a in slot] for slot in slots]
+    for step in (1, 2):
+        settings = options if name in UNCOUNTED else {**options, "step": step}
+        want = function(*slots, lr=0.01, max_norm=3.0, **settings)
+        got = function(*moved, lr=0.01, max_norm=3.0, **settings)
+        assert got == pytest.approx(want, rel=1e-6)
+    for a, b in zip(chain(*slots), chain(*moved)):
+        np.testing.assert_allclose(get(b), a, rtol=2e-5, atol=1e-6)
+
+
+def test_norms_and_clipping(rng):
+    grads = [rng.standard_normal(s).astype("f4") for s in ((9, 5), (4097,))]
+    for kind in (1, 2, np.inf):
+        moved = [put(g) for g in grads]
+        want = hl.kernels.grad_norm(grads, norm_type=kind)
+        assert hl.kernels.grad_norm(moved, norm_type=kind) == pytest.approx(want, rel=1e-6)
+    copies = [g.copy() for g in grads]
+    hl.kernels.clip_grad_norm(copies, 1.0)
+    hl.kernels.clip_grad_norm(moved, 1.0)
+    hl.kernels.clip_grad_value(copies, 0.01)
+    hl.kernels.clip_grad_value(moved, 0.01)
+    for a, b in zip(copies, moved):
+        np.testing.assert_allclose(get(b), a, rtol=1e-5)
+
+
+def test_optimizers_refuse_what_is_not_there(rng):
+    p, g = np.ones(4, "f4"), np.ones(4, "f4")
+    with pytest.raises(hl.DeviceError, match="bf16_params must be None for params on a GPU"):
+        hl.kernels.sgd_step([put(p)], [put(g)], lr=0.1, bf16_params=[p])
+    with pytest.raises(hl.DeviceError, match=r"params and grads\[0\] must lie on one device"):
+        hl.kernels.sgd_step([put(p)], [g], lr=0.1)
+    shared = put(p)
+    with pytest.raises(hl.OutputError, match="must not overlap"):
+        hl.kernels.sgd_step([shared], [shared], lr=0.1)

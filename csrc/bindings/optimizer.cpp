@@ -209,6 +209,10 @@ py::object lamb_step(py::handle params, py::handle grads, py::handle exp_avgs,
   call.slot("exp_avgs", exp_avgs);
   call.slot("exp_avg_sqs", exp_avg_sqs);
   const py::object result = call.begin(c);
+  if (call.on_gpu()) {
+    call.lamb_on_gpu(c, lr);
+    return result;
+  }
   std::vector<double> partials(2 * static_cast<std::size_t>(call.units()));
   call.run(OptimizerRule::lamb_moments, c, partials.data(), 0, 2);
   const double* partial = partials.data();

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "bindings/array.h"
+#include "bindings/device.h"
 #include "kernels/optimizer.h"
 
 namespace hotloop {
@@ -71,7 +72,9 @@ class TensorList {
 
 class OptimizerCall {
  public:
-  explicit OptimizerCall(const char* op) : op_(op) { slots_.reserve(kOptimizerArrays + 1); }
+  explicit OptimizerCall(const char* op) : op_(op), where_(op) {
+    slots_.reserve(kOptimizerArrays + 1);
+  }
   // A step: the slots that every rule has.
   OptimizerCall(const char* op, py::handle params, py::handle grads, const StepOptions& options);
 
@@ -82,7 +85,8 @@ class OptimizerCall {
 
   // After check(): each `array` is the one that a one-array rule walks.
   void run(OptimizerRule rule, const math::OptimizerScalars<double>& scalars,
-           double* partials = nullptr, std::size_t array = 0, std::size_t width = 1);
+           double* partials = nullptr, std::size_t array = 0, std::size_t width = 1,
+           const double* factors = nullptr);
   // The norm of all arrays of a slot, summed in the order of the blocks.
   double norm(OptimizerRule rule, std::size_t array);
 
@@ -92,8 +96,15 @@ class OptimizerCall {
   // begin() and the one launch.
   py::object step(OptimizerRule rule, math::OptimizerScalars<double> scalars);
 
+  bool on_gpu() const { return where_.on_gpu(); }
+  // LAMB after begin(), on a GPU: the lengths of the steps never come to the host.
+  void lamb_on_gpu(const math::OptimizerScalars<double>& scalars, double lr);
+
  private:
+  double norm_on_gpu(OptimizerRule rule, std::size_t array);
+
   const char* op_;
+  Call where_;
   double factor_ = 1.0;  // of the gradient
   double most_ = -1.0;   // of its norm; below 0: not clipped
   py::handle copies_;    // what the last slot will be, or None

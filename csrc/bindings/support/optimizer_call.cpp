@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "bindings/gil.h"
 #include "bindings/params.h"
 
 namespace hotloop {
@@ -292,7 +293,8 @@ void OptimizerCall::check() {
 }
 
 void OptimizerCall::run(OptimizerRule rule, const math::OptimizerScalars<double>& scalars,
-                        double* partials, std::size_t array, std::size_t width) {
+                        double* partials, std::size_t array, std::size_t width,
+                        const double* factors) {
   const RuleShape shape = shape_of(rule);
   // Every other pass goes backwards, so that it begins with what the pass before has left in the
   // caches: forwards only, a network a little larger than the last cache finds nothing there.
@@ -313,16 +315,73 @@ void OptimizerCall::run(OptimizerRule rule, const math::OptimizerScalars<double>
     args.rule = rule;
     args.scalars = scalars;
     args.partials = partials;
-    hotloop::run(optimizer_kernel(), args,
-                 {.units = list.units(),
-                  .grain = shape.arrays > 3 ? kHeavyGrain : kLightGrain,
-                  .interruptible = shape.written == 0,
-                  .from_end = from_end});
+    args.factors = factors;
+    if (factors) factors += list.count();
+    if (on_gpu()) {
+      where_.run_gpu("optimizer", args, list.units(), &OptimizerArgs::scratch);
+    } else {
+      hotloop::run(optimizer_kernel(), args,
+                   {.units = list.units(),
+                    .grain = shape.arrays > 3 ? kHeavyGrain : kLightGrain,
+                    .interruptible = shape.written == 0,
+                    .from_end = from_end});
+    }
     if (partials) partials += width * static_cast<std::size_t>(list.units());
   }
 }
 
+// The caller wants a number: the one place that waits for the GPU.
+double OptimizerCall::norm_on_gpu(OptimizerRule rule, std::size_t array) {
+  const std::int64_t count = units();
+  if (count == 0) return 0.0;
+  const int device = where_.device();
+  const DeviceScratch memory(op_, device, 8 * (count + 1));
+  auto* const found = static_cast<double*>(memory.get());
+  run(rule, {}, found + 1, array);
+  OptimizerNormArgs args{};
+  args.rule = rule;
+  args.partials = found + 1;
+  args.count = count;
+  args.gradient = 1.0;
+  args.most = -1.0;
+  args.norm = found;
+  launch_cuda(op_, "optimizer_norm", &args, 1, device);
+  double norm = 0.0;
+  int code = 0;
+  {
+    const CudaApi& api = cuda_api(op_, device);
+    const GilReleased released;
+    code = api.to_host(device, &norm, found, sizeof norm);
+  }
+  check_cuda(op_, "cudaMemcpyAsync", code);
+  return norm;
+}
+
+void OptimizerCall::lamb_on_gpu(const math::OptimizerScalars<double>& scalars, double lr) {
+  const std::int64_t count = units();
+  if (count == 0) return;
+  const int device = where_.device();
+  const DeviceScratch memory(op_, device, 8 * (2 * count + lists_[0].count() + lists_[1].count()));
+  auto* partials = static_cast<double*>(memory.get());
+  double* const factors = partials + 2 * count;
+  run(OptimizerRule::lamb_moments, scalars, partials, 0, 2);
+  double* to = factors;
+  for (const TensorList& list : lists_) {
+    OptimizerLengthsArgs args{};
+    args.tensors = list.data();
+    args.count = list.count();
+    args.partials = partials;
+    args.given_lr = lr;
+    args.factors = to;
+    launch_cuda(op_, "optimizer_lengths", &args, list.count(), device);
+    partials += 2 * list.units();
+    to += list.count();
+  }
+  run(OptimizerRule::lamb_apply, scalars, nullptr, 0, 1, factors);
+}
+
 double OptimizerCall::norm(OptimizerRule rule, std::size_t array) {
+  if (on_gpu()) return norm_on_gpu(rule, array);
   std::vector<double> partials(static_cast<std::size_t>(units()));
   run(rule, {}, partials.data(), array);
   double total = 0.0;
@@ -337,7 +396,14 @@ double OptimizerCall::norm(OptimizerRule rule, std::size_t array) {
 }
 
 py::object OptimizerCall::begin(math::OptimizerScalars<double>& scalars) {
-  if (given(copies_)) slot("bf16_params", copies_, true, true);
+  if (given(copies_)) {
+    if (on_gpu()) {
+      throw DeviceError(
+          std::string(op_) + ": bf16_params must be None for params on a GPU, whose " +
+          "kernel writes no bf16 copies, got " + type_text(copies_) + "; leave them out");
+    }
+    slot("bf16_params", copies_, true, true);
+  }
   check();
   scalars.gradient = factor_;
   if (most_ < 0.0) return py::none();
