@@ -24,6 +24,7 @@ class Problem(ctypes.Structure):
         *((f"{what}_{a}", I64) for what in ("stride", "padding", "dilation") for a in "dhw"),
         ("groups", I64),
         ("interruptible", ctypes.c_bool),
+        ("packed", ctypes.c_void_p),
     )
 
 
@@ -45,6 +46,7 @@ class Pass(ctypes.Structure):
         ("bias_stride", I64),
         ("activation", ctypes.c_int32),
         ("activation_alpha", ctypes.c_double),
+        ("residual", Steps),
         ("scratch", ctypes.c_void_p),
     )
 
