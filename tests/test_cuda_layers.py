@@ -1,4 +1,4 @@
-"""Products, convolutions and pooling through hl.kernels on the emulated device, as on the CPU."""
+"""Products, convolutions, pooling and norms through hl.kernels on the emulated device."""
 
 from __future__ import annotations
 
@@ -122,3 +122,62 @@ def test_float64(rng):
     same(k.conv2d, x, w, atol=1e-12)
     same(k.gemm, x, x[0, 0], atol=1e-12)
     same(lambda x: k.max_pool2d(x, 2), x)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("shape", [(3, 6, 4, 8), (5, 8, 4, 4), (40, 64)])
+def test_norms_of_channels(normal, layout, shape):
+    x, dy, residual = normal(*shape), normal(*shape), normal(*shape)
+    c = shape[1 if layout == "NCHW" else -1]
+    weight, bias = normal(c), normal(c)
+    rest = {"layout": layout}
+
+    def check(name, *extra, **settings):
+        forward, back = getattr(k, name), getattr(k, f"{name}_backward")
+        settings.update(rest)
+        _, mean, rstd = same(
+            lambda x, w, b, r: forward(
+                x, *extra, w, b, residual=r, activation="relu", return_stats=True, **settings
+            ),
+            x, weight, bias, residual, atol=1e-4,
+        )  # fmt: skip
+        same(
+            lambda dy, x, w, m, r: back(dy, x, *extra, w, m, r, **rest),
+            dy, x, weight, mean._to_host(), rstd._to_host(), atol=2e-4,
+        )  # fmt: skip
+
+    check("batch_norm", training=True)
+    check("group_norm", 2)
+    if len(shape) == 4:
+        check("instance_norm")
+        same(lambda x: k.group_norm(x[:, ::2], 1, **rest), x[:, :, :2], atol=1e-4)
+
+
+def test_running_statistics(normal):
+    x, running = normal(7, 5, 6), [normal(5), 1 + normal(5) ** 2]
+    moved = [put(a) for a in running]
+    for training in (True, False, True):
+        want = k.batch_norm(x, None, None, *running, training=training)
+        got = k.batch_norm(put(x), None, None, *moved, training=training)
+        np.testing.assert_allclose(got._to_host(), want, atol=1e-4)
+        for a, b in zip(moved, running):
+            np.testing.assert_allclose(a._to_host(), b, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(9, 33), (2, 3, 40), (0, 5), (3, 1500)])
+def test_norms_of_rows(normal, shape):
+    x, dy, residual = normal(*shape), normal(*shape), normal(*shape)
+    weight, bias = normal(shape[-1]), normal(shape[-1])
+    n = shape[-1:]
+    for a, b in ((x, residual), (x[:, ::-1], residual[:, ::-1])):
+        same(
+            lambda x, w, b, r: k.layer_norm(x, n, w, b, residual=r, return_stats=True),
+            a, weight, bias, b, atol=1e-4,
+        )  # fmt: skip
+    want = k.layer_norm(x, n, weight, bias, return_stats=True)
+    same(k.layer_norm_backward, dy, x, weight, *want[1:], atol=2e-4)
+    want = k.rms_norm(x, n, weight, return_stats=True)
+    same(lambda x, w: k.rms_norm(x, n, w, activation="relu"), x, weight, atol=1e-4)
+    same(k.rms_norm_backward, dy, x, weight, want[1], atol=2e-4)
+    with pytest.raises(hl.DeviceError, match="x and weight must lie on one device"):
+        k.layer_norm(put(x), n, weight)

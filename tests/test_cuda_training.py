@@ -116,6 +116,20 @@ def network(kind: str) -> hl.nn.Module:
         return nn.Sequential(
             nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 24), nn.GELU(), nn.Linear(24, 5)
         )
+    if kind == "norms":
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 4, 3, stride=2),
+            nn.GroupNorm(2, 4),
+            nn.Flatten(),
+            nn.Linear(36, 12),
+            nn.LayerNorm(12),
+            nn.GELU(),
+            nn.RMSNorm(12),
+            nn.Linear(12, 5),
+        )
     return nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1),
         nn.ReLU(),
@@ -146,10 +160,12 @@ def losses(
         step.step(max_norm=0.5)
         curve.append(loss.item())
     assert all(parameter.device == x.device for parameter in net.parameters())
+    if kind == "norms":
+        assert net[1].num_batches_tracked.item() == steps
     return curve
 
 
-@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "norms"])
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "LAMB"])
 def test_training_gives_the_curve_of_the_cpu(optimizer, kind):
     options = {"momentum": 0.9} if optimizer == "SGD" else {}

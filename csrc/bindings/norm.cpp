@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "bindings/activation.h"
+#include "bindings/device.h"
 #include "bindings/norm.h"
 #include "bindings/params.h"
 
@@ -13,6 +14,7 @@ namespace hotloop {
 namespace {
 
 void fill(const Array& array, double value) {
+  if (array.device >= 0) return fill_on_device("fill", *as_device_array(array.owner), value);
   for (std::int64_t i = 0; i < array.size; ++i) {
     if (array.dtype == DType::f32) {
       array.as<float>()[i] = static_cast<float>(value);
@@ -94,9 +96,11 @@ Array settle(Image& image, const Array& x, NormStrides* strides) {
 Array like(const char* op, const Image& image, const Array& x, const Array& array,
            NormStrides* strides) {
   if (strides_as(image, array, strides)) return array;
-  const py::array copy =
-      new_array(op, numpy_dtype(array.dtype), x.shape_vector(), memory_order(image, x));
-  if (PyObject_SetItem(copy.ptr(), py::ellipsis().ptr(), array.owner.ptr()) != 0) {
+  const py::object copy =
+      fresh_array(op, numpy_dtype(array.dtype), x.shape_vector(), memory_order(image, x));
+  if (const DeviceArray* from = as_device_array(array.owner)) {
+    copy_on_device(op, *as_device_array(copy), *from);
+  } else if (PyObject_SetItem(copy.ptr(), py::ellipsis().ptr(), array.owner.ptr()) != 0) {
     throw py::error_already_set();
   }
   const Array result = describe(copy);
@@ -217,6 +221,7 @@ py::object forward(const Setting& setting, py::handle x_object, py::handle weigh
                    double momentum, double eps, py::handle residual_object, py::handle activation,
                    py::handle layout, bool return_stats, py::handle out_object) {
   const char* op = setting.op;
+  const Call call(op);
   const Array x = input(op, "x", x_object);
   Image image = image_of(op, x, layout);
   require_values(setting, image, x);
@@ -251,8 +256,29 @@ py::object forward(const Setting& setting, py::handle x_object, py::handle weigh
   apart(op, out, "running_var", running.var);
 
   const Array mean = dense(op, x.dtype, statistics), rstd = dense(op, x.dtype, statistics);
-  const Scratch moments(static_cast<std::size_t>(2 * mean.size * 8));
-  if (!setting.from_input) {
+  const std::int64_t moment_bytes = 2 * mean.size * 8;
+  const Scratch host_moments(call.on_gpu() ? 0 : static_cast<std::size_t>(moment_bytes));
+  const DeviceScratch device_moments(op, call.device(), call.on_gpu() ? moment_bytes : 0);
+  auto* const moments =
+      static_cast<double*>(call.on_gpu() ? device_moments.get() : host_moments.get());
+  NormRunningArgs on_device{};
+  if (call.on_gpu() && running.mean.data) {
+    on_device.dtype = x.dtype;
+    on_device.c = image.c;
+    on_device.sets = args.sets;
+    on_device.running_mean = running.mean.data;
+    on_device.running_var = running.var.data;
+    on_device.mean_stride = running.mean.stride(0);
+    on_device.var_stride = running.var.stride(0);
+    on_device.moments = moments;
+    on_device.momentum = momentum;
+    on_device.mean = mean.data;
+    on_device.rstd = rstd.data;
+    on_device.eps = eps;
+  }
+  if (!setting.from_input && call.on_gpu()) {
+    launch_cuda(op, "norm_settle", &on_device, image.c, call.device());
+  } else if (!setting.from_input) {
     x.dtype == DType::f32 ? from_running<float>(running, eps, mean, rstd)
                           : from_running<double>(running, eps, mean, rstd);
   }
@@ -267,21 +293,30 @@ py::object forward(const Setting& setting, py::handle x_object, py::handle weigh
     args.bias = bias.data;
     args.mean = mean.data;
     args.rstd = rstd.data;
-    args.moments = setting.from_input ? moments.as<double>() : nullptr;
+    args.moments = setting.from_input ? moments : nullptr;
     merge_samples(args);
-    const Scratch workspace(norm_workspace(args, false));
-    compute_norm(x.size, [&] { norm_forward(args, workspace.get(), out.is_fresh); });
+    if (call.on_gpu()) {
+      call.run_gpu("norm_forward", args, x.size, &NormArgs::scratch);
+    } else {
+      const Scratch workspace(norm_workspace(args, false));
+      compute_norm(x.size, [&] { norm_forward(args, workspace.get(), out.is_fresh); });
+    }
   }
   if (setting.from_input && running.mean.data && x.size > 0) {
     const double count =
         static_cast<double>(setting.kind == Kind::batch ? image.n * image.s : image.s);
-    const double* found = moments.as<double>();
+    const double factor = count / (count - 1.0);
     const auto both = [&](auto type) {
       using T = decltype(type);
-      update<T>(running.mean, found, args.sets, momentum, 1.0);
-      update<T>(running.var, found + mean.size, args.sets, momentum, count / (count - 1.0));
+      update<T>(running.mean, moments, args.sets, momentum, 1.0);
+      update<T>(running.var, moments + mean.size, args.sets, momentum, factor);
     };
-    x.dtype == DType::f32 ? both(0.0f) : both(0.0);
+    if (call.on_gpu()) {
+      on_device.factor = factor;
+      launch_cuda(op, "norm_update", &on_device, image.c, call.device());
+    } else {
+      x.dtype == DType::f32 ? both(0.0f) : both(0.0);
+    }
   }
   if (!return_stats) return out.finish();
   return py::make_tuple(out.finish(), mean.owner, rstd.owner);
@@ -291,6 +326,7 @@ py::object backward(const Setting& setting, py::handle dy_object, py::handle x_o
                     py::handle weight_object, py::handle mean_object, py::handle rstd_object,
                     py::handle layout, py::handle out_object) {
   const char* op = setting.op;
+  const Call call(op);
   const Array x = input(op, "x", x_object);
   const Array dy = input(op, "dy", dy_object);
   same_dtype(op, "x", x, "dy", dy);
@@ -333,8 +369,12 @@ py::object backward(const Setting& setting, py::handle dy_object, py::handle x_o
   args.dweight = dweight.data;
   args.dbias = dbias.data;
   merge_samples(args);
-  const Scratch workspace(norm_workspace(args, true));
-  compute_norm(x.size, [&] { norm_backward(args, workspace.get(), out.is_fresh); });
+  if (call.on_gpu()) {
+    call.run_gpu("norm_backward", args, x.size, &NormArgs::scratch);
+  } else {
+    const Scratch workspace(norm_workspace(args, true));
+    compute_norm(x.size, [&] { norm_backward(args, workspace.get(), out.is_fresh); });
+  }
   return py::make_tuple(out.finish(), dweight.owner, dbias.owner);
 }
 

@@ -20,7 +20,7 @@ void compute_norm(std::int64_t elements, Body body) {
 
 // Finite and not negative.
 double parse_eps(const char* op, double eps);
-// A fresh packed array.
+// A fresh packed array, where the call runs.
 Array dense(const char* op, DType dtype, const Shape& shape);
 // weight, bias and statistics: of x's dtype and that shape, packed. Null where None was given.
 Array vector(const char* op, const char* name, py::handle object, const Array& x,

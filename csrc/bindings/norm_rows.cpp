@@ -2,6 +2,7 @@
 #include <cfloat>
 
 #include "bindings/activation.h"
+#include "bindings/device.h"
 #include "bindings/dims.h"
 #include "bindings/norm.h"
 #include "bindings/params.h"
@@ -56,6 +57,7 @@ py::object row_forward(const char* op, bool rms, py::handle x_object, py::handle
                        py::handle weight_object, py::handle bias_object, py::handle eps_object,
                        py::handle residual_object, py::handle activation, bool return_stats,
                        py::handle out_object) {
+  const Call call(op);
   const Array x = input(op, "x", x_object);
   const Shape normalized = parse_shape(op, "normalized_shape", normalized_shape);
   const int first = first_axis(op, x, normalized);
@@ -100,7 +102,11 @@ py::object row_forward(const char* op, bool rms, py::handle x_object, py::handle
   args.bias = bias.data;
   args.mean = mean.data;
   args.rstd = rstd.data;
-  if (x.size > 0) compute_norm(x.size, [&] { row_norm_forward(args, out.is_fresh); });
+  if (call.on_gpu()) {
+    call.run_gpu("row_norm", args, x.size > 0 ? args.rows : 0, &RowNormArgs::scratch);
+  } else if (x.size > 0) {
+    compute_norm(x.size, [&] { row_norm_forward(args, out.is_fresh); });
+  }
   if (!return_stats && !total.data) return out.finish();
   py::list result;
   result.append(out.finish());
@@ -113,6 +119,7 @@ py::object row_forward(const char* op, bool rms, py::handle x_object, py::handle
 py::object row_backward(const char* op, bool rms, py::handle dy_object, py::handle x_object,
                         py::handle weight_object, py::handle mean_object, py::handle rstd_object,
                         py::handle out_object) {
+  const Call call(op);
   const Array x = input(op, "x", x_object);
   const Array dy = input(op, "dy", dy_object);
   same_dtype(op, "x", x, "dy", dy);
@@ -155,8 +162,12 @@ py::object row_backward(const char* op, bool rms, py::handle dy_object, py::hand
   args.rstd = its_rstd.data;
   args.dweight = dweight.data;
   args.dbias = dbias.data;
-  const Scratch workspace(row_norm_workspace(args));
-  compute_norm(x.size, [&] { row_norm_backward_all(args, workspace.get(), out.is_fresh); });
+  if (call.on_gpu()) {  // without rows the gradients of the weights are zeros
+    call.run_gpu("row_norm_backward", args, args.rows + 1, &RowNormArgs::scratch);
+  } else {
+    const Scratch workspace(row_norm_workspace(args));
+    compute_norm(x.size, [&] { row_norm_backward_all(args, workspace.get(), out.is_fresh); });
+  }
   if (rms) return py::make_tuple(out.finish(), dweight.owner);
   return py::make_tuple(out.finish(), dweight.owner, dbias.owner);
 }

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "bindings/device.h"
+
 namespace hotloop {
 
 double parse_eps(const char* op, double eps) {
@@ -13,7 +15,7 @@ double parse_eps(const char* op, double eps) {
 }
 
 Array dense(const char* op, DType dtype, const Shape& shape) {
-  return describe(new_array(op, numpy_dtype(dtype), shape));
+  return describe(fresh_array(op, numpy_dtype(dtype), shape));
 }
 
 Array vector(const char* op, const char* name, py::handle object, const Array& x,

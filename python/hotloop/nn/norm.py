@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .. import kernels
 from .._core import ShapeError
 from ..autograd import mark_written, wrap
 from ..creation import empty, ones, zeros
@@ -94,6 +95,14 @@ class _ChannelNorm(Module):
         )
 
 
+def _add_one(count: Any) -> None:
+    if isinstance(count, np.ndarray):
+        count += 1
+    else:  # a GPU adds floats alone; exact up to 2^53, and nothing waits for it
+        wide = count.astype(np.float64)
+        count[...] = kernels.add(wide, np.ones_like(wide))
+
+
 class _BatchNorm(_ChannelNorm):
     def __init__(
         self,
@@ -114,7 +123,7 @@ class _BatchNorm(_ChannelNorm):
         tracks = self.training and self.track_running_stats
         if tracks and self.num_batches_tracked is not None:
             count = self.num_batches_tracked
-            count._data += 1
+            _add_one(count._data)
             mark_written(count)
             if self.momentum is None:  # the mean over all batches
                 momentum = 1.0 / count.item()
