@@ -1,4 +1,4 @@
-"""Products, convolutions, pooling and norms through hl.kernels on the emulated device."""
+"""Products, convolutions, pooling, norms, embedding through hl.kernels on the emulated device."""
 
 from __future__ import annotations
 
@@ -181,3 +181,24 @@ def test_norms_of_rows(normal, shape):
     same(k.rms_norm_backward, dy, x, weight, want[1], atol=2e-4)
     with pytest.raises(hl.DeviceError, match="x and weight must lie on one device"):
         k.layer_norm(put(x), n, weight)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_embedding(rng, normal, dtype):
+    weight = normal(11, 6)
+    for shape in ((5, 3), (0,), (400,)):
+        indices = rng.integers(0, 11, shape).astype(dtype)
+        dy = normal(*shape, 6)
+        same(k.embedding, indices, weight)
+        same(k.embedding, indices.T, weight[:, ::2])
+        for by_frequency in (False, True):
+            same(
+                lambda dy, i, f=by_frequency: k.embedding_backward(
+                    dy, i, 11, padding_idx=2, scale_grad_by_freq=f
+                ),
+                dy, indices, atol=1e-4,
+            )  # fmt: skip
+    with pytest.raises(IndexError, match="indices must lie in"):
+        k.embedding(put(np.full(3, 11, dtype)), put(weight))
+    with pytest.raises(hl.DeviceError, match="indices and weight must lie on one device"):
+        k.embedding(indices, put(weight))

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "bindings/array.h"
+#include "bindings/device.h"
 #include "bindings/dims.h"
 #include "bindings/gil.h"
 #include "bindings/params.h"
@@ -20,9 +21,11 @@ struct Indices {
   bool wide = false;
   std::int64_t count = 0;
   Shape shape;
+  py::object on_device{};      // where they came from a GPU: dense there
+  const void* data = nullptr;  // where the call runs
 };
 
-Indices read_indices(const char* op, py::handle object) {
+Indices read_on_host(const char* op, py::handle object) {
   if (!py::isinstance<py::array>(object)) {
     throw DTypeError(std::string(op) + ": indices must be a numpy.ndarray of int64 or int32, got " +
                      type_text(object) + "; numpy.asarray makes one");
@@ -49,6 +52,22 @@ Indices read_indices(const char* op, py::handle object) {
   for (py::ssize_t d = 0; d < indices.owner.ndim(); ++d) {
     indices.shape.push_back(indices.owner.shape(d));
   }
+  indices.data = indices.owner.data();
+  return indices;
+}
+
+// Those on a GPU come to the host to be checked.
+Indices read_indices(const char* op, py::handle object) {
+  const DeviceArray* const device = as_device_array(object);
+  Call::current()->meet("indices", device ? device->device : kCpu);
+  if (!device) return read_on_host(op, object);
+  Indices indices = read_on_host(op, object.attr("_to_host")());
+  indices.on_device = py::reinterpret_borrow<py::object>(object);
+  if (!device->dense()) {
+    indices.on_device = new_device_array(op, device->device, device->dtype, device->shape);
+    copy_on_device(op, *as_device_array(indices.on_device), *device);
+  }
+  indices.data = as_device_array(indices.on_device)->data;
   return indices;
 }
 
@@ -112,6 +131,7 @@ Array rows_of(const Array& array, std::int64_t* stride) {
 
 py::object embedding(py::handle indices_object, py::handle weight_object, py::handle out_object) {
   const char* op = "embedding";
+  const Call call(op);
   const Indices indices = read_indices(op, indices_object);
   const Array weight = input(op, "weight", weight_object);
   require_ndim(op, "weight", weight, 2);
@@ -125,16 +145,16 @@ py::object embedding(py::handle indices_object, py::handle weight_object, py::ha
   args.dtype = weight.dtype;
   args.positions = indices.count;
   args.width = weight.shape(1);
-  args.indices = indices.owner.data();
+  args.indices = indices.data;
   args.wide = indices.wide;
   const Array table = rows_of(weight, &args.weight_stride);
   args.weight = table.data;
   args.out = out.data;
   const std::int64_t grain = kEmbeddingGrain / (args.width + 16);
-  run(embedding_kernel(), args,
-      Split{.units = args.width > 0 ? args.positions : 0,
-            .grain = grain > 0 ? grain : 1,
-            .interruptible = out.is_fresh});
+  call.run("embedding", embedding_kernel(), args,
+           Split{.units = args.width > 0 ? args.positions : 0,
+                 .grain = grain > 0 ? grain : 1,
+                 .interruptible = out.is_fresh});
   return out.finish();
 }
 
@@ -142,6 +162,7 @@ py::object embedding_backward(py::handle dy_object, py::handle indices_object,
                               std::int64_t num_embeddings, py::handle padding_idx,
                               bool scale_grad_by_freq, py::handle out_object) {
   const char* op = "embedding_backward";
+  const Call call(op);
   const Array dy = input(op, "dy", dy_object);
   const Indices indices = read_indices(op, indices_object);
   if (num_embeddings < 0) {
@@ -176,12 +197,16 @@ py::object embedding_backward(py::handle dy_object, py::handle indices_object,
   args.positions = indices.count;
   args.width = width;
   args.rows = num_embeddings;
-  args.indices = indices.owner.data();
+  args.indices = indices.data;
   args.wide = indices.wide;
   args.by_frequency = scale_grad_by_freq;
   const Array incoming = rows_of(dy, &args.dy_stride);
   args.dy = incoming.data;
   args.dweight = out.data;
+  if (call.on_gpu()) {
+    call.run_gpu("embedding_backward", args, args.rows, &EmbeddingBackwardArgs::scratch);
+    return out.finish();
+  }
   const Scratch workspace(embedding_workspace(args));
   compute((args.rows + args.positions) * (width + 1),
           [&] { run_embedding_backward(args, workspace.get(), out.is_fresh); });
