@@ -1,4 +1,4 @@
-"""Products, convolutions, pooling, norms, embedding through hl.kernels on the emulated device."""
+"""Products, convolutions, pooling, norms, embedding, random numbers on the emulated device."""
 
 from __future__ import annotations
 
@@ -202,3 +202,15 @@ def test_embedding(rng, normal, dtype):
         k.embedding(put(np.full(3, 11, dtype)), put(weight))
     with pytest.raises(hl.DeviceError, match="indices and weight must lie on one device"):
         k.embedding(indices, put(weight))
+
+
+@pytest.mark.parametrize("name", ["uniform", "normal", "bernoulli"])
+def test_random_numbers_into_out(dtype, name):
+    settings = {"shape": (7, 33), "key": k.random_key()}
+    if name == "bernoulli":
+        settings["p"] = 0.3
+    out = put(np.zeros((7, 33), dtype))
+    got = getattr(k, name)(**settings, out=out)
+    want = getattr(k, name)(**settings, dtype=dtype)
+    assert got is out
+    np.testing.assert_allclose(got._to_host(), want, rtol=1e-5, atol=1e-6)

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "bindings/array.h"
+#include "bindings/device.h"
 #include "bindings/params.h"
 #include "bindings/random_key.h"
 #include "math/philox.h"
@@ -35,8 +36,10 @@ Shape row_major_strides(const Shape& shape) {
   return strides;
 }
 
-py::object fill(const char* op, Kernel<RandomArgs> kernel, std::int64_t grain, py::handle shape,
-                double shift, double scale, py::handle dtype, py::handle key, py::handle out) {
+py::object fill(const char* op, const char* name, Kernel<RandomArgs> kernel, std::int64_t grain,
+                py::handle shape, double shift, double scale, py::handle dtype, py::handle key,
+                py::handle out) {
+  const Call call(op);
   const Shape sizes = PyIndex_Check(shape.ptr()) ? parse_shape(op, "shape", py::make_tuple(shape))
                                                  : parse_shape(op, "shape", shape);
   if (!std::isfinite(shift) || !std::isfinite(scale)) {
@@ -52,10 +55,10 @@ py::object fill(const char* op, Kernel<RandomArgs> kernel, std::int64_t grain, p
   const RandomKey random = parse_key(op, key);
   const RandomArgs args{
       output.data, output.array.size, wanted, random.seed, random.stream, shift, scale, nullptr};
-  run(kernel, args,
-      {.units = (args.size + kRandomUnit - 1) / kRandomUnit,
-       .grain = grain,
-       .interruptible = output.is_fresh});
+  call.run(name, kernel, args,
+           {.units = (args.size + kRandomUnit - 1) / kRandomUnit,
+            .grain = grain,
+            .interruptible = output.is_fresh});
   return output.finish();
 }
 
@@ -94,15 +97,16 @@ void bind_random(py::module_& module) {
       throw std::invalid_argument("uniform: high must not be below low, got low " +
                                   std::to_string(low) + " and high " + std::to_string(high));
     }
-    return fill("uniform", random_uniform_kernel(), kUniformGrain, shape, low, high - low, dtype,
-                key, out);
+    return fill("uniform", "random_uniform", random_uniform_kernel(), kUniformGrain, shape, low,
+                high - low, dtype, key, out);
   });
   module.def("normal", [](py::handle shape, double mean, double std, py::handle dtype,
                           py::handle key, py::handle out) {
     if (!(std >= 0)) {
       throw std::invalid_argument("normal: std must be at least 0, got " + std::to_string(std));
     }
-    return fill("normal", random_normal_kernel(), kNormalGrain, shape, mean, std, dtype, key, out);
+    return fill("normal", "random_normal", random_normal_kernel(), kNormalGrain, shape, mean, std,
+                dtype, key, out);
   });
   module.def("bernoulli", [](py::handle shape, double probability, py::handle dtype, py::handle key,
                              py::handle out) {
@@ -110,8 +114,8 @@ void bind_random(py::module_& module) {
       throw std::invalid_argument("bernoulli: p must be in [0, 1], got " +
                                   std::to_string(probability));
     }
-    return fill("bernoulli", random_bernoulli_kernel(), kUniformGrain, shape, 0, probability, dtype,
-                key, out);
+    return fill("bernoulli", "random_bernoulli", random_bernoulli_kernel(), kUniformGrain, shape, 0,
+                probability, dtype, key, out);
   });
   module.def("permutation", &permutation);
   module.def("random_key", [] {
