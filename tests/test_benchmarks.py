@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 benchmarks = pytest.importorskip("hotloop.benchmarks")
+from hotloop.benchmarks import report, summary  # noqa: E402
 from hotloop.benchmarks.cases._rivals import as_array  # noqa: E402
 from hotloop.benchmarks.report import duration  # noqa: E402
 from hotloop.benchmarks.runner import Row, assert_equal_results  # noqa: E402
@@ -81,6 +83,89 @@ def test_the_command_times_two_cases_in_processes_of_their_own(tmp_path):
     assert {"hotloop", "numpy"} <= set(table["rows"][0]["seconds"])
     assert table["machine"]["versions"]["numpy"] == np.__version__
     assert "| case |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_an_earlier_runs_rows_are_kept_where_not_timed_again(tmp_path):
+    command = [sys.executable, "-m", "hotloop", "bench", "gemm", "--quick", "--rounds", "1"]
+    command += ["--rivals", "numpy", "--threads", "1", "--json", str(tmp_path / "table.json")]
+    how = {"capture_output": True, "text": True, "timeout": 300, "cwd": tmp_path}
+    first = subprocess.run([*command, "--match", "32x32x32"], **how)
+    assert first.returncode == 0, first.stderr
+    second = subprocess.run([*command, "--match", "48x48", "--update", "table.json"], **how)
+    assert second.returncode == 0, second.stderr
+    table = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
+    names = [row["case"] for row in table["rows"]]
+    assert any("32x32x32" in name for name in names)
+    assert any("48x48" in name for name in names)
+    table["machine"]["threads"] = 64
+    (tmp_path / "table.json").write_text(json.dumps(table), encoding="utf-8")
+    third = subprocess.run([*command, "--match", "48x48", "--update", "table.json"], **how)
+    assert third.returncode == 2
+    assert "threads is 1, there 64" in third.stderr
+
+
+class _Rival:
+    """A contender whose timings come from a list."""
+
+    def __init__(self, *times):
+        self.times = list(times)
+
+    def load(self, case, result):
+        pass
+
+    def time(self, seconds):
+        return {"": self.times.pop(0)}
+
+
+class _Gauge:
+    """Says what it is told to."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def wait(self):
+        return self.answers.pop(0)
+
+    def full(self):
+        return self.answers.pop(0)
+
+
+def test_a_timing_of_a_slow_spell_is_taken_again():
+    gauge = _Gauge(True, False, False, True, True)  # before, after; before; before, after
+    (row,) = benchmarks.run([TABLE[0]], {"hotloop": _Rival(9.0, 8.0, 1.0)}, rounds=1, gauge=gauge)
+    assert row.rounds["hotloop"] == [1.0]
+    assert row.disturbed == 0
+
+
+def test_a_row_without_a_quiet_timing_says_so():
+    gauge = _Gauge(*[False] * 8)
+    (row,) = benchmarks.run([TABLE[0]], {"hotloop": _Rival(*[2.0] * 4)}, rounds=1, gauge=gauge)
+    assert row.disturbed == 1
+    assert "†" in "".join(report.cells([row])[1])
+
+
+def test_the_gauge_finds_the_machine_at_its_best_rate():
+    gauge = benchmarks.Gauge(1, patience=0.0)
+    gauge._best = 0.0
+    assert gauge.full()
+    gauge._best = 1e30
+    assert not gauge.wait()
+
+
+def test_geometric_means_stand_beside_what_was_promised():
+    case = dataclasses.replace(TABLE[0], mean=("all", benchmarks.Target("torch", 2.0)))
+    rows = [Row(case, times={"hotloop": 1.0, "torch": ratio}) for ratio in (1.0, 4.0)]
+    assert summary.means(rows) == ["all (2 rows): 2.00× torch (promised 2.0×: met)"]
+
+
+def test_readme_takes_the_short_table():
+    text = "before <!-- speed: begin -->\nold\n<!-- speed: end --> after"
+    expected = "before <!-- speed: begin -->\n| new |\n<!-- speed: end --> after"
+    assert summary.readme(text, "| new |") == expected
+    with pytest.raises(benchmarks.BenchError, match="must hold"):
+        summary.readme("nothing", "| new |")
+    known = {case.key for case in TABLE}
+    assert set(summary.README_ROWS) <= known
 
 
 def test_an_unknown_family_is_named(tmp_path):

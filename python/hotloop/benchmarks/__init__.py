@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from . import processes
 from .case import CONTENDERS, Arrays, Build, Call, Case, Target
 from .cases import cases, families
+from .gauge import Gauge
 from .rivals import BenchError, rivals
 from .runner import Row, run
 
@@ -50,7 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, help="rounds per case (5, with --quick 2)")
     parser.add_argument("--threads", type=int, help="for everybody (all cores of this process)")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON")
+    parser.add_argument(
+        "--update",
+        metavar="FILE",
+        help="JSON of an earlier run here: its rows are kept where they are not timed again",
+    )
     parser.add_argument("--markdown", metavar="FILE", help="write the table as bench/README.md")
+    parser.add_argument("--readme", metavar="FILE", help="put the rows of README's table into it")
     parser.add_argument("--summary", action="store_true", help="print the table in Markdown")
     parser.add_argument(
         "--processes", action="store_true", help="only: two processes at once, and the import"
@@ -62,7 +69,7 @@ def chosen(options: argparse.Namespace) -> list[Case]:
     """The cases that the options ask for."""
     table = cases(options.families)
     if options.targets:
-        table = [case for case in table if case.target is not None]
+        table = [case for case in table if case.target is not None or case.mean is not None]
     if options.quick:
         table = [case for case in table if case.quick]
     if not (options.all or options.match or options.list):
@@ -72,7 +79,7 @@ def chosen(options: argparse.Namespace) -> list[Case]:
 
 def execute(options: argparse.Namespace) -> int:
     """Runs what the options ask for; 0 when every result agreed."""
-    from . import report
+    from . import report, summary
 
     try:
         table = chosen(options)
@@ -88,9 +95,16 @@ def execute(options: argparse.Namespace) -> int:
         return 0
     names = ["hotloop", *options.rivals.split(",")]
     rows: list[Row] = []
+    earlier: list[Row] = []
     code = 0
     with rivals(names, threads) as contenders:
         about = report.machine(contenders, threads)
+        if options.update:
+            try:
+                earlier = report.earlier_rows(options.update, about)
+            except BenchError as error:
+                print(error, file=sys.stderr)
+                return 2
         print(report.headline(about))
 
         def progress(row: Row) -> None:
@@ -111,6 +125,7 @@ def execute(options: argparse.Namespace) -> int:
                 contenders,
                 rounds=options.rounds or (2 if options.quick else 5),
                 seconds=0.02 if options.quick else 0.15,
+                gauge=None if options.quick else Gauge(threads),
                 progress=progress,
             )
         except (BenchError, KeyboardInterrupt) as error:  # what was timed is not lost
@@ -118,10 +133,20 @@ def execute(options: argparse.Namespace) -> int:
             code = 1
     if not rows:
         return code
+    rows = report.merged(earlier, rows)
     print("\n" + (report.markdown(rows, about) if options.summary else report.text(rows)))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(report.as_json(rows, about), file, indent=1)
+    if options.readme:
+        try:
+            with open(options.readme, encoding="utf-8") as file:
+                text = summary.readme(file.read(), report.short_table(rows, about))
+            with open(options.readme, "w", encoding="utf-8") as file:
+                file.write(text)
+        except (OSError, BenchError) as error:
+            print(error, file=sys.stderr)
+            code = 1
     if options.markdown:
         with open(options.markdown, "w", encoding="utf-8") as file:
             lines = processes.measure(threads).lines() if code == 0 else []

@@ -53,6 +53,7 @@ class Case:
     rtol: float = 1e-4  # of the largest element
     compare: bool = True  # False where the result is random or a state that moves with each call
     target: Target | None = None
+    mean: tuple[str, Target] | None = None  # the group whose geometric mean is promised as well
     quick: bool = False  # small enough for `--quick`
     detail: bool = False  # timed with `--all`, or where `--match` finds it
     note: str = ""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 from collections.abc import Sequence
 from typing import Any
 
+from . import summary
 from .accuracy import worst_ulp
 from .case import CONTENDERS
-from .rivals import Rival
+from .cases import cases
+from .rivals import BenchError, Rival
 from .runner import Row
 
 
@@ -38,6 +41,49 @@ def machine(contenders: dict[str, Rival], threads: int) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "versions": {name: rival.version for name, rival in contenders.items() if rival.version},
     }
+
+
+def earlier_rows(path: str, about: dict[str, Any]) -> list[Row]:
+    """The rows of an earlier run's JSON whose cases there still are.
+
+    Raises BenchError where it comes from another machine or other versions: figures of two machines
+    do not stand in one table.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            stored = json.load(file)
+        then, rows = stored["machine"], stored["rows"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchError(
+            f"bench: {path} must be the JSON that `--json` writes, got {error!r}"
+        ) from None
+    for name, value in about.items():
+        if name != "date" and then.get(name) != value:
+            raise BenchError(
+                f"bench: {path} must come from this machine and these versions to be updated: "
+                f"{name} is {value!r}, there {then.get(name)!r}; run the whole table instead"
+            )
+    known = {case.key: case for case in cases(sorted({row["family"] for row in rows}))}
+    return [
+        Row(
+            known[key],
+            times=row["seconds"],
+            variants={name: "" for name in row["seconds"]} | row["variants"],
+            rounds=row["rounds"],
+            failures=row["failures"],
+            disturbed=row.get("disturbed", 0),
+            date=row.get("date", then["date"]),
+        )
+        for row in rows
+        if (key := f"{row['family']}: {row['case']}") in known
+    ]
+
+
+def merged(earlier: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The new rows in the places of the earlier ones; what is new comes last, family by family."""
+    found = {row.case.key: row for row in earlier} | {row.case.key: row for row in rows}
+    families = dict.fromkeys(row.case.family for row in found.values())
+    return [row for family in families for row in found.values() if row.case.family == family]
 
 
 def duration(seconds: float) -> str:
@@ -97,6 +143,12 @@ def _accuracy(row: Row) -> str:
     return f"{worst_ulp(row.case.ulp):.2f} ULP" if row.case.ulp else ""
 
 
+def _ours(row: Row) -> str:
+    if "hotloop" not in row.times:
+        return "-"
+    return duration(row.times["hotloop"]) + (" †" if row.disturbed else "")
+
+
 def cells(rows: list[Row]) -> list[list[str]]:
     """Header and lines: our time and rate, the share of the ceiling, the rivals' time over ours."""
     names = _columns(rows)
@@ -104,7 +156,7 @@ def cells(rows: list[Row]) -> list[list[str]]:
     lines = [
         [
             row.case.key,
-            duration(row.times["hotloop"]) if "hotloop" in row.times else "-",
+            _ours(row),
             rate(row),
             _share(row),
             *(_ratio(row, name) for name in names),
@@ -138,6 +190,26 @@ def _markdown_table(rows: list[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [table[0], rule, *table[1:]])
 
 
+def short_table(rows: list[Row], about: dict[str, Any]) -> str:
+    """README's table: few rows, a rival's better variant (NumPy with its best OpenBLAS kernels)."""
+    chosen = {row.case.key: row for row in rows if row.case.key in summary.README_ROWS}
+    columns = {"NumPy": ("numpy", "numpy-skylakex"), "PyTorch": ("torch",), "JAX": ("jax",)}
+    columns["ONNX Runtime"] = ("onnxruntime",)
+    lines = [
+        f"| case (f32, {about['threads']} threads) | hotloop | {' | '.join(columns)} |",
+        "|---|" + "---:|" * (1 + len(columns)),
+    ]
+    for key in summary.README_ROWS:
+        if key in chosen:
+            row = chosen[key]
+            best = [
+                min((n for n in names if n in row.times), key=row.times.__getitem__, default="")
+                for names in columns.values()
+            ]
+            lines.append(f"| {key} | {_ours(row)} | {' | '.join(_ratio(row, n) for n in best)} |")
+    return "\n".join([*lines, "", headline(about)])
+
+
 def headline(about: dict[str, Any]) -> str:
     """One line on the machine and the versions."""
     versions = ", ".join(
@@ -165,11 +237,19 @@ def markdown(rows: list[Row], about: dict[str, Any], processes: Sequence[str] = 
         "puts our time beside a loop that only computes (matrix products, convolutions) or only "
         "moves the same bytes, timed in the same rounds. `plain` is our own plainer way: layers "
         "one by one, the direct algorithm. `worst error` in ULP is the largest error over every "
-        "1,021st float32 there is, against float64; else it is a share of the largest element.",
+        "1,021st float32 there is, against float64; else it is a share of the largest element. "
+        "Before and after each timing a loop of multiply-adds tells whether the machine runs at "
+        "its full rate; what falls into a slow spell is timed again, and † marks a row with "
+        "timings that no better one could replace.",
     ]
+    dates = sorted({row.date for row in rows})
+    if len(dates) > 1:
+        parts.append(f"The rows were timed from {dates[0]} to {dates[-1]}.")
     promised = [row for row in rows if row.case.target is not None]
     if promised:
         parts += ["## Promised figures", _markdown_table(promised)]
+    if means := summary.means(rows):
+        parts += ["## Geometric means", "\n".join(f"- {line}" for line in means)]
     if processes:
         parts += ["## Processes", "\n".join(f"- {line}" for line in processes)]
     for family in dict.fromkeys(row.case.family for row in rows):
@@ -201,6 +281,8 @@ def as_json(rows: list[Row], about: dict[str, Any]) -> dict[str, Any]:
                     "met": row.met,
                 },
                 "failures": row.failures,
+                "disturbed": row.disturbed,
+                "date": row.date,
             }
             for row in rows
         ],

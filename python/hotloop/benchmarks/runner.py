@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import statistics
 import tempfile
@@ -12,6 +13,7 @@ import numpy as np
 
 from .case import Case
 from .ceilings import share_of_probe
+from .gauge import Gauge
 from .rivals import BenchError, Rival
 
 
@@ -24,6 +26,8 @@ class Row:
     variants: dict[str, str] = field(default_factory=dict)
     rounds: dict[str, list[float]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    disturbed: int = 0  # timings of a slow spell of the machine that no better one could replace
+    date: str = field(default_factory=lambda: datetime.date.today().isoformat())
 
     def ratio(self, contender: str) -> float | None:
         """The contender's time over ours: above 1 we are faster. "best": the fastest rival's."""
@@ -85,15 +89,34 @@ def _load(case: Case, contenders: dict[str, Rival], row: Row, folder: str) -> di
     return loaded
 
 
+_TRIES = 4  # to time a contender in a round at the machine's full rate
+
+
+def _time(rival: Rival, seconds: float, gauge: Gauge | None) -> tuple[dict[str, float], bool]:
+    """Seconds per variant, and whether the machine ran at full rate before and after."""
+    if gauge is None:
+        return rival.time(seconds), True
+    for _ in range(_TRIES):
+        full = gauge.wait()
+        taken = rival.time(seconds)
+        if full and gauge.full():
+            return taken, True
+    return taken, False
+
+
 def run(
     table: Iterable[Case],
     contenders: dict[str, Rival],
     *,
     rounds: int = 5,
     seconds: float = 0.15,
+    gauge: Gauge | None = None,
     progress: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """One Row per case. Raises BenchError when a result differs."""
+    """One Row per case; with a gauge, what fell into a slow spell of the machine is timed again.
+
+    Raises BenchError when a result differs.
+    """
     rows = []
     for case in table:
         row = Row(case)
@@ -102,7 +125,9 @@ def run(
         samples: dict[tuple[str, str], list[float]] = {}
         for _ in range(rounds):
             for name, rival in loaded.items():
-                for variant, taken in rival.time(seconds).items():
+                times, full = _time(rival, seconds, gauge)
+                row.disturbed += not full
+                for variant, taken in times.items():
                     samples.setdefault((name, variant), []).append(taken)
         for (name, variant), taken_rounds in samples.items():
             if name == "ceiling":

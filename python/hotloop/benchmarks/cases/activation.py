@@ -64,6 +64,12 @@ def _target(size: int) -> Target | None:
     return Target("best", 1.0) if size in (1 << 14, 1 << 20) else None
 
 
+def _mean(size: int) -> tuple[str, Target] | None:
+    if size not in (1 << 14, 1 << 20):
+        return None
+    return f"activations of {size:,} f32, forward and backward", Target("best", 1.5)
+
+
 def _forward(name: str, size: int) -> Case:
     def ours(arrays: Arrays) -> Call:
         function, x, out = getattr(hl.kernels, name), arrays["x"], arrays["out"]
@@ -83,6 +89,7 @@ def _forward(name: str, size: int) -> Case:
         rtol=1e-5,
         ulp=name if name in REFERENCES and size == 1 << 20 else "",
         target=Target("numpy", 1.0) if size <= 64 else _target(size),
+        mean=_mean(size),
         quick=name == "relu" and size <= 64,
     )
 
@@ -140,6 +147,7 @@ def _backward(name: str, size: int) -> Case:
         ceiling="copy_nt" if size >= 1 << 24 else "",
         rtol=1e-5,
         target=_target(size),
+        mean=_mean(size),
     )
 
 

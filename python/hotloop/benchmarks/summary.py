@@ -1,0 +1,59 @@
+"""What stands above the table: the geometric means that were promised, and README's few rows."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from .case import Target
+from .rivals import BenchError
+from .runner import Row
+
+_BEGIN, _END = "<!-- speed: begin -->", "<!-- speed: end -->"
+
+README_ROWS = (
+    "activation: relu of 8 f32, out=",
+    "conv: forward 32x1@8->32 3x3",
+    "conv: forward 32x32@8->64 3x3",
+    "conv: forward 100x32@16->64 3x3",
+    "gemm: 512x512x512 f32",
+    "gemm: 1024x1024x1024 f32",
+    "gemm: 2048x2048x2048 f32",
+    "loss: cross-entropy and gradient (4096, 1000) f32",
+    "norm: batch_norm forward of (32, 64, 112, 112) f32",
+    "norm: layer_norm forward of (4096, 768) f32",
+    "optimizer: adam_step, 2.2 M parameters in 4 tensors",
+    "softmax: softmax of (4096, 1000) f32, out=",
+    "training: MLP 784-64-64-10, batch 32, Adam",
+)
+
+
+def means(rows: Sequence[Row]) -> list[str]:
+    """One line for each group of rows whose geometric mean was promised."""
+    groups: dict[tuple[str, Target], list[float]] = {}
+    for row in rows:
+        if row.case.mean is None:
+            continue
+        ratio = row.ratio(row.case.mean[1].rival)
+        if ratio is not None:
+            groups.setdefault(row.case.mean, []).append(ratio)
+    lines = []
+    for (name, target), ratios in groups.items():
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        met = "met" if mean >= target.ratio else "MISSED"
+        lines.append(
+            f"{name} ({len(ratios)} rows): {mean:.2f}× {target.rival} "
+            f"(promised {target.ratio}×: {met})"
+        )
+    return lines
+
+
+def readme(text: str, table: str) -> str:
+    """README.md's text with the table between its two marks. Raises BenchError without them."""
+    found = re.sub(
+        f"{_BEGIN}.*{_END}", lambda _: f"{_BEGIN}\n{table}\n{_END}", text, flags=re.DOTALL
+    )
+    if _BEGIN not in found or _END not in found:
+        raise BenchError(f"bench: the README must hold {_BEGIN} and, after it, {_END}")
+    return found
