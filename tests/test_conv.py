@@ -86,6 +86,13 @@ SHAPES = [
     problem(1, 8, 40, 60, 8, 3, 3, padding=1),  # several pieces in one image
     problem(2, 1, 1, 50, 3, 1, 7, padding=(0, 3)),
     problem(2, 2, 50, 1, 3, 7, 1, padding=(3, 0)),
+    # Edges that leave taps out, apart from what is inside.
+    problem(3, 16, 7, 7, 20, 3, 3, padding=1),
+    problem(2, 16, 4, 3, 33, 5, 5, padding=2),
+    problem(2, 24, 9, 8, 18, 3, 3, padding=(2, 1), stride=2),
+    problem(7, 32, 3, 6, 40, 5, 3, padding=(1, 3), dilation=(1, 2)),
+    problem(1, 96, 4, 5, 130, 3, 3, padding=1),  # gradients of weights put in place at once
+    problem(2, 80, 6, 5, 96, 3, 2, padding=1, stride=(2, 3)),
 ]
 
 
@@ -185,6 +192,8 @@ LAYOUT_SHAPES = [
     problem(2, 18, 5, 5, 18, 3, 3, padding=1, groups=18),
     problem(2, 4, 5, 5, 6, 2, 2, groups=2),
     problem(3, 8, 4, 4, 16, 1, 1),
+    problem(1, 96, 4, 5, 130, 3, 3, padding=1),
+    problem(3, 32, 7, 6, 20, 3, 3, padding=1),
 ]
 
 

@@ -20,8 +20,35 @@ DY = np.zeros((2, 8, 3, 4), np.float32)
         (lambda: kernels.conv2d(X[:0], W), hl.ShapeError, r"x .* must not be empty, got .*\(0, 4,"),
         (lambda: kernels.conv2d(X, W[:, :, :0]), hl.ShapeError, r"w .* must not be empty"),
         (lambda: kernels.conv2d(X, W[:, :3]), hl.ShapeError, r"w .* must have 4 input channels"),
-        (lambda: kernels.conv2d(X, W, layout="NHWC"), hl.ShapeError, r'is layout="NHWC" meant\?'),
-        (lambda: kernels.conv2d(X, W, groups=3), hl.ShapeError, r"groups must divide .* got 3 gro"),
+        (
+            lambda: kernels.conv2d(X, W, layout="NHWC"),
+            hl.ShapeError,
+            r'; under layout="NCHW" they w',
+        ),
+        (
+            lambda: kernels.conv2d(X, W, groups=3),
+            hl.ShapeError,
+            r"groups must divide .* got 3 groups for 4 input and 8 output channels; "
+            r"what would fit: 2 or 4 groups, or 3 input and 9 output channels",
+        ),
+        (lambda: kernels.conv2d(X, W, groups=9), hl.ShapeError, r"fit: 4 groups, or 9 inp"),
+        (
+            lambda: kernels.conv2d(X.transpose(0, 2, 3, 1), W.transpose(2, 3, 1, 0), groups=2),
+            hl.ShapeError,
+            r"got 2 groups for 5 input and 3 output .*fit: 1 groups, or 6 input and 4 output",
+        ),
+        (
+            lambda: kernels.conv2d(X.transpose(0, 2, 3, 1), W.transpose(2, 3, 1, 0)),
+            hl.ShapeError,
+            r'under layout="NCHW"; under layout="NHWC" they would fit',
+        ),
+        (lambda: kernels.conv2d(X, W[:, :3]), hl.ShapeError, r"would fit: \(8, 4, 3, 3\)"),
+        (
+            lambda: kernels.conv2d(X, np.zeros((8, 4, 9, 3), np.float32), padding=1),
+            hl.ShapeError,
+            r"along h, got 9 .* over 7 .*; what would fit: padding 2, a kernel of 7 taps or an "
+            r"input of size 7",
+        ),
         (lambda: kernels.conv2d(X, W, groups=0), hl.ShapeError, r"groups must be at least 1"),
         (lambda: kernels.conv2d(X, W, groups=(1, 1)), hl.DTypeError, r"groups must be an integer"),
         (lambda: kernels.conv2d(X, W, stride=0), hl.ShapeError, r"stride must be at least 1"),

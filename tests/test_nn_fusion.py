@@ -170,3 +170,82 @@ def test_frozen_convolutions_keep_packed_weights(rng):
     net.unfreeze()
     assert net[0]._pack is None
     np.testing.assert_array_equal(net(x).detach().numpy(), expected)
+
+
+# ---- batch norm and ReLU ----
+
+
+@pytest.fixture
+def norms(monkeypatch):
+    """How often the fused op ran."""
+    from hotloop.nn import fusion
+
+    count = []
+    real = fusion.batch_norm_relu
+
+    def counting(*args):
+        count.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(fusion, "batch_norm_relu", counting)
+    return count
+
+
+@pytest.mark.parametrize("how", [{}, {"affine": False}, {"bias": False}, {"momentum": None}])
+@pytest.mark.parametrize("shape", [(6, 5), (4, 5, 7), (3, 5, 6, 7)], ids=str)
+def test_a_norm_takes_the_relu_behind_it(norms, dtype, how, shape, rng):
+    kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
+    results = []
+    x = rng.standard_normal(shape).astype(dtype)
+    x[0, 1] = np.nan
+    for relu in (nn.ReLU, Watched):
+        layer = kind(5, dtype=dtype, **how)
+        net = nn.Sequential(layer, relu())
+        trained = gradients(net, x)
+        running = [layer.running_mean.numpy(), layer.running_var.numpy()]
+        assert layer.num_batches_tracked.item() == 1
+        net.eval()
+        results.append([*trained, *running, *gradients(net, x)])
+        with hl.no_grad():
+            results[-1].append(net(hl.from_numpy(x)).numpy())
+        assert len(norms) == 3
+    for fused, apart in zip(*results, strict=True):
+        np.testing.assert_array_equal(fused, apart)
+
+
+def test_norms_that_are_left_alone(norms, rng):
+    x = hl.from_numpy(rng.standard_normal((3, 5, 6, 7)).astype(np.float32))
+
+    class Own(nn.BatchNorm2d):
+        def forward(self, input):
+            return super().forward(input) + 1
+
+    for layers in (
+        (nn.BatchNorm2d(5), nn.Tanh()),
+        (nn.BatchNorm2d(5), Watched()),
+        (Own(5), nn.ReLU()),
+        (nn.InstanceNorm2d(5), nn.ReLU()),
+        (nn.BatchNorm2d(5),),
+    ):
+        got = nn.Sequential(*layers)(x)
+        expected = x
+        for layer in layers:
+            expected = layer(expected)
+        np.testing.assert_array_equal(got.detach().numpy(), expected.detach().numpy())
+    net = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU())
+    for wrong in (x[:, :4], x[0], hl.from_numpy(np.zeros((1, 5, 1, 1), np.float32))):
+        with pytest.raises(ShapeError) as caught:
+            net(wrong)
+        assert any("layer '0' (BatchNorm2d)" in note for note in caught.value.__notes__)
+    assert norms == []
+
+
+def test_a_result_changed_in_place_is_noticed_at_backward(norms, rng):
+    net = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU())
+    y = net(hl.from_numpy(rng.standard_normal((3, 5, 6, 7)).astype(np.float32)))
+    assert len(norms) == 1
+    total = y.sum()
+    with hl.no_grad():
+        y.mul_(2.0)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        total.backward()

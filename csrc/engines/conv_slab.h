@@ -65,17 +65,58 @@ inline void fill_slab(const ConvSlab& slab, const SlabPart& part, std::int64_t f
   }
 }
 
-// Walks the pixels of a slab row by row, through all its images: neighbours in this order meet the
-// same rows of padding.
+// Pixels of the next slab, fetched line by line while this one is multiplied: `take` gives where
+// the tile with so many terms goes on.
+struct Ahead {
+  const char* base = nullptr;
+  std::int64_t pitch = 0, pixels = 0, lines = 0;  // bytes from pixel to pixel, lines of each
+  std::int64_t pixel = 0;
+
+  bool left() const { return lines > 0; }
+  const char* take(std::int64_t terms) {
+    const char* from = base + pixel * pitch;
+    pixel += terms;
+    if (pixel >= pixels) {
+      pixel = 0;
+      base += kBlockBytes;
+      --lines;
+    }
+    return from;
+  }
+};
+
+// `channels` of them from the first on, in the order of memory; nothing where rows have gaps.
+template <class T>
+inline Ahead ahead_of(const ConvSlab& slab, const SlabPart& part, std::int64_t first,
+                      std::int64_t channels) {
+  Ahead ahead;
+  const std::int64_t item = sizeof(T);
+  const bool images = part.images == 1 || slab.stride_n == slab.h * slab.stride_h;
+  if (slab.stride_c != 1 || slab.stride_h != slab.w * slab.stride_w || !images) return ahead;
+  const std::int64_t top = part.row * slab.step_h + slab.top, row = top > 0 ? top : 0;
+  std::int64_t end = top + (part.rows - 1) * slab.step_h + slab.span_h;
+  if (end > slab.h) end = slab.h;
+  ahead.base = static_cast<const char*>(slab.data) +
+               (part.image * slab.stride_n + part.plane * slab.step_d * slab.stride_d +
+                row * slab.stride_h + first) *
+                   item;
+  ahead.pitch = slab.stride_w * item;
+  ahead.pixels = (end - row + (part.images - 1) * slab.h) * slab.w;
+  ahead.lines = (channels * item + kBlockBytes - 1) / kBlockBytes;
+  return ahead;
+}
+
+// Walks the pixels of a slab row by row, each pixel through all its images: neighbours in this
+// order meet the same padding.
 struct PixelWalk {
   std::int64_t rows, images, out_w;
   std::int64_t row = 0, image = 0, col = 0;
   std::int64_t index() const { return (image * rows + row) * out_w + col; }
   void step() {
-    if (++col < out_w) return;
-    col = 0;
     if (++image < images) return;
     image = 0;
+    if (++col < out_w) return;
+    col = 0;
     ++row;
   }
 };

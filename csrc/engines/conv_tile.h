@@ -28,6 +28,11 @@ struct ConvTile {
   T* c[kConvMaxRows];           // C, of each row
   const std::int64_t* offset;
   std::int64_t depth;
+  // The sum over k in so many runs of `depth` terms each, `skip` terms left out between them.
+  std::int64_t segments = 1, skip = 0;
+  // What is read after this: fetched into L2 along the way, a line for each term; null: nothing.
+  const char* ahead = nullptr;
+  std::int64_t ahead_step = 0;
   const T* b;
   std::int64_t b_step;
   const T* init;         // one value per column, whole vectors; null: C itself
@@ -57,18 +62,26 @@ template <class T, int Rows, int Vectors>
   const std::int64_t* offset = tile.offset;
   const T* b = tile.b;
   const std::int64_t b_step = tile.b_step;
-  for (std::int64_t k = tile.depth; k > 0; --k) {
-    const std::int64_t at = *offset++;
-    V bv[Vectors];
+  const char* ahead = tile.ahead ? tile.ahead : reinterpret_cast<const char*>(b);
+  const std::int64_t ahead_step = tile.ahead_step;
+  for (std::int64_t segment = tile.segments; segment > 0; --segment) {
+    for (std::int64_t k = tile.depth; k > 0; --k) {
+      const std::int64_t at = *offset++;
+      V bv[Vectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) bv[v] = simd::load(b + v * V::lanes);
+      for (int v = 0; v < Vectors; ++v) bv[v] = simd::load(b + v * V::lanes);
 #pragma GCC unroll 14
-    for (int i = 0; i < Rows; ++i) {
-      const V av = simd::set1<T>(row[i][at]);
+      for (int i = 0; i < Rows; ++i) {
+        const V av = simd::set1<T>(row[i][at]);
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::fma(av, bv[v], sum[i][v]);
+        for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::fma(av, bv[v], sum[i][v]);
+      }
+      b += b_step;
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += ahead_step;
     }
-    b += b_step;
+    offset += tile.skip;
+    b += tile.skip * b_step;
   }
 #pragma GCC unroll 4
   for (int v = 0; v < Vectors; ++v) {

@@ -16,8 +16,8 @@ struct PassWeights {
   std::int64_t stride_plane, stride_row, stride_col, stride_channel, stride_column, stride_group;
 };
 
-// Terms per run: a panel of 64 columns stays in half of L2, rows of a tile in L1.
-constexpr std::int64_t kRunBytes = 2048;
+// Terms per run: a panel of 64 columns stays in a third of L2, and 128 channels of 3x3 are one run.
+constexpr std::int64_t kRunBytes = 4608;
 
 // Terms in the order of the sum: runs of channels, all taps of each, tap by tap.
 template <class Body>
@@ -191,20 +191,14 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
       [&](std::int64_t index, std::int64_t, std::int64_t, std::int64_t, std::int64_t channel) {
         tap.push_back(offsets[static_cast<std::size_t>(index)] + channel);
       });
-  Table first_taps, last_taps;
-  for (std::int64_t row = 0; row < rows.count; ++row) {
-    const std::int64_t at = rows.first + row * rows.step;
-    std::int64_t first = 0, last = planes.taps() * rows.taps();
-    if (planes.taps() > 1) {  // rows of taps of several planes: all are read
-      first_taps.push_back(first);
-      last_taps.push_back(last);
-      continue;
-    }
-    while (first < last && at + rows.shift[static_cast<std::size_t>(first)] < 0) ++first;
-    while (last > first && at + rows.shift[static_cast<std::size_t>(last - 1)] >= source.h) --last;
-    first_taps.push_back(first);
-    last_taps.push_back(last);
+  TapRanges row_ranges = taps_inside(rows, source.h);
+  if (planes.taps() > 1) {  // rows of taps of several planes: all are read
+    row_ranges.first.assign(static_cast<std::size_t>(rows.count), 0);
+    row_ranges.last.assign(static_cast<std::size_t>(rows.count), planes.taps() * rows.taps());
   }
+  const TapRanges col_ranges = taps_inside(cols, source.w);
+  std::vector<ConvPixel> order;
+  if (!depthwise) order = tile_order(slab, axes, row_ranges, col_ranges, channels);
   const std::int64_t panel_bytes = ceil_div(columns.blocks, columns.panels) * kBlockBytes;
   const std::int64_t pitch = panel_bytes / item;
   Table y_pixel;
@@ -247,8 +241,9 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   args.depth = depth;
   args.groups = pack_groups;
   args.stride_group = channels;
-  args.first_taps = first_taps.data();
-  args.last_taps = last_taps.data();
+  args.first_taps = row_ranges.first.data(), args.last_taps = row_ranges.last.data();
+  args.first_cols = col_ranges.first.data(), args.last_cols = col_ranges.last.data();
+  args.order = order.data();
   args.taps = axes.taps(), args.taps_w = cols.taps();
   args.channels = channels, args.run_channels = run_channels;
   args.pack = pack_late ? &pack.args : nullptr;

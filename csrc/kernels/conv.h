@@ -96,6 +96,11 @@ struct ConvPoolTarget {
   std::int64_t strip_at, pitch;  // bytes into scratch, elements
 };
 
+// An output pixel of a slab: its place in the tables, its row and column.
+struct ConvPixel {
+  std::int32_t index, row, col;
+};
+
 // y = source * weights + bias. A unit is (slab, split of the panels of all groups).
 struct ConvTilesArgs {
   DType dtype;
@@ -104,8 +109,11 @@ struct ConvTilesArgs {
   std::int64_t depth, groups, stride_group;  // of the source, from group to group
   // The sum runs over `run_channels` channels at a time, all taps of each: k = (run, tap, channel).
   std::int64_t taps, taps_w, channels, run_channels;
-  // Rows of taps that meet the image, [out_h] each: what only meets the padding is left out.
-  const std::int64_t *first_taps, *last_taps;
+  // Rows of taps that meet the image, [out_h] each, and columns of taps, [out_w] each: what only
+  // meets the padding is left out. `order` is that of a slab's pixels in the tiles: neighbours meet
+  // the same taps.
+  const std::int64_t *first_taps, *last_taps, *first_cols, *last_cols;
+  const ConvPixel* order;
   ConvColumns columns;
   std::int64_t splits;
   const void* weights;       // packed, or
@@ -121,6 +129,19 @@ struct ConvTilesArgs {
   double activation_alpha;     // its parameter
   const ConvPoolTarget* pool;  // what is written in place of y; null: y. Not of depthwise ones
   ConvScratch scratch;
+};
+
+// dw = sum of the partials in order. A unit is one (group, run of kPackRun terms).
+struct ConvWeightSumArgs {
+  DType dtype;
+  const void* partial;
+  std::int64_t chunks, chunk_size, depth, groups, parts;
+  ConvColumns columns;
+  void* dw;
+  const std::int64_t* term;   // [depth]: where term k lies in dw
+  const std::int64_t* order;  // as in ConvPackArgs
+  std::int64_t dense;
+  std::int64_t stride_group, stride_column;
 };
 
 // One partial dw per chunk of slabs. A unit is (chunk, part of the columns, run of input channels
@@ -139,26 +160,18 @@ struct ConvWeightArgs {
   // Output rows that meet the image in each row of taps, [taps / taps_w] each: the others are left
   // out of the sum. Null: none are. by_rows: a slab's pixels row by row through all its images.
   const std::int64_t *first_rows, *last_rows;
+  const std::int64_t *first_cols, *last_cols;  // columns likewise, [taps_w] each; null: none are
   std::int64_t taps_w;
   bool by_rows;
   ConvRowTaps row_taps;
   std::int64_t chunks, chunk_slabs;
   void* partial;  // [chunk][part][group][run][tap][channel of run][blocks of the part]
+  // One chunk of one group: a unit's partial lies `partial_at` bytes into scratch, and is put into
+  // dw while it is in cache. Null: partials are added by a launch of their own.
+  const ConvWeightSumArgs* sum;
+  std::int64_t partial_at;
   ConvScratch scratch;
   ConvScratch orders;  // for by_rows: offsets of a slab's pixels
-};
-
-// dw = sum of the partials in order. A unit is one (group, run of kPackRun terms).
-struct ConvWeightSumArgs {
-  DType dtype;
-  const void* partial;
-  std::int64_t chunks, chunk_size, depth, groups, parts;
-  ConvColumns columns;
-  void* dw;
-  const std::int64_t* term;   // [depth]: where term k lies in dw
-  const std::int64_t* order;  // as in ConvPackArgs
-  std::int64_t dense;
-  std::int64_t stride_group, stride_column;
 };
 
 // Backward to an input of few channels: columns are the taps of a row times the channels. A unit is

@@ -156,10 +156,8 @@ SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
   ConvSlab& slab = plan.slab;
   const std::int64_t item = bytes_of(dtype);
   slab.pitch = copied_channels;
-  if (spread) {
-    if (slab.pitch * item % kSpreadBytes == 0) slab.pitch += kBlockBytes / item;
-    if (axes.cols.step * source.stride_w * item % kSpreadBytes == 0) slab.direct = false;
-  }
+  if (spread && axes.cols.step * source.stride_w * item % kSpreadBytes == 0) slab.direct = false;
+  if (slab.pitch * item % kSpreadBytes == 0) slab.pitch += kBlockBytes / item;
   const std::int64_t image_pixels = slab.out_h * slab.out_w;
   const std::int64_t images = slab.n * slab.out_d;  // each plane of a volume is one
   const std::int64_t row_bytes =
@@ -208,6 +206,82 @@ SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
   }
   slab.pixel = plan.pixel.data();
   return plan;
+}
+
+TapRanges taps_inside(const AxisPlan& axis, std::int64_t size) {
+  TapRanges ranges;
+  for (std::int64_t at = axis.first, t = 0; t < axis.count; ++t, at += axis.step) {
+    std::int64_t first = 0, last = axis.taps();
+    while (first < last && at + axis.shift[static_cast<std::size_t>(first)] < 0) ++first;
+    while (last > first && at + axis.shift[static_cast<std::size_t>(last - 1)] >= size) --last;
+    ranges.first.push_back(first);
+    ranges.last.push_back(last);
+  }
+  return ranges;
+}
+
+namespace {
+
+// Terms of a row of taps: below, leaving some of them out is not worth the tiles it breaks up.
+constexpr std::int64_t kTermsWorthSkipping = 24;
+
+struct Edges {
+  std::int64_t before = 0, behind = 0;
+};
+// Positions at both ends that miss some tap.
+Edges edges_of(const TapRanges& ranges, std::int64_t taps) {
+  const std::int64_t count = static_cast<std::int64_t>(ranges.first.size());
+  const auto cut = [&](std::int64_t at) {
+    const auto t = static_cast<std::size_t>(at);
+    return ranges.first[t] > 0 || ranges.last[t] < taps;
+  };
+  Edges edges;
+  while (edges.before < count && cut(edges.before)) ++edges.before;
+  while (edges.behind < count - edges.before && cut(count - 1 - edges.behind)) ++edges.behind;
+  return edges;
+}
+
+}  // namespace
+
+std::vector<ConvPixel> tile_order(const ConvSlab& slab, const PassAxes& axes, const TapRanges& rows,
+                                  const TapRanges& cols, std::int64_t channels) {
+  const std::int64_t h = slab.rows, w = slab.out_w;
+  Edges of_rows, of_cols;
+  if (channels * axes.cols.taps() >= kTermsWorthSkipping) {
+    of_rows = edges_of(rows, axes.planes.taps() * axes.rows.taps());
+    of_cols = edges_of(cols, axes.cols.taps());
+  }
+  const std::int64_t left = of_cols.before, right = w - of_cols.behind;
+  const std::int64_t top = std::min(of_rows.before, h);
+  const std::int64_t bottom = h - std::min(of_rows.behind, h - top);
+  std::vector<ConvPixel> order;
+  order.reserve(static_cast<std::size_t>(slab.images * h * w));
+  const auto add = [&](std::int64_t image, std::int64_t row, std::int64_t col) {
+    order.push_back({static_cast<std::int32_t>((image * h + row) * w + col),
+                     static_cast<std::int32_t>(row), static_cast<std::int32_t>(col)});
+  };
+  const auto add_all = [&](std::int64_t row, std::int64_t col) {
+    for (std::int64_t image = 0; image < slab.images; ++image) add(image, row, col);
+  };
+  // Round the edge, each corner with the side that follows it.
+  for (std::int64_t row = 0; row < top; ++row) {
+    for (std::int64_t col = 0; col < right; ++col) add_all(row, col);
+  }
+  for (std::int64_t row = 0; row < bottom; ++row) {
+    for (std::int64_t col = right; col < w; ++col) add_all(row, col);
+  }
+  for (std::int64_t row = bottom; row < h; ++row) {
+    for (std::int64_t col = w - 1; col >= left; --col) add_all(row, col);
+  }
+  for (std::int64_t row = h - 1; row >= top; --row) {
+    for (std::int64_t col = 0; col < left; ++col) add_all(row, col);
+  }
+  for (std::int64_t row = top; row < bottom; ++row) {
+    for (std::int64_t image = 0; image < slab.images; ++image) {
+      for (std::int64_t col = left; col < right; ++col) add(image, row, col);
+    }
+  }
+  return order;
 }
 
 Table tap_offsets(const ConvSlab& slab, const PassAxes& axes) {

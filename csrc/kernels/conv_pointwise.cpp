@@ -57,7 +57,8 @@ bool multiply(const ConvProblem& p, const ConvImage& from, std::int64_t channels
     return false;
   if (from.stride_c != 1 && x.step != 1) return false;
   const std::int64_t item = bytes_of(p.dtype), depth = std::min(channels, kPackedDepth) + 16;
-  const std::int64_t most = std::max<std::int64_t>(kPackedBytes / (depth * item) / 6 * 6, 6);
+  std::int64_t most = std::max<std::int64_t>(kPackedBytes / (depth * item) / 6 * 6, 6);
+  if (from.stride_c == 1) most = x.count;  // rows that are read where they lie
   for (std::int64_t pixel = 0; pixel < x.count; pixel += most) {
     GemmProblem product;
     product.dtype = p.dtype;

@@ -12,6 +12,27 @@ namespace {
 constexpr std::int64_t kPartialBytes = 192 << 10;
 constexpr std::int64_t kAllPartialBytes = 8 << 20;
 constexpr std::int64_t kSpreadOutputs = 64;  // fewer do not pay for the copy
+// Sums so long at least, and images no wider, pay for leaving out what only meets the padding.
+constexpr std::int64_t kTermsWorthSkipping = 12;
+constexpr std::int64_t kWidthWorthSkipping = 14;
+
+// Output positions along an axis that meet the image, of each tap.
+struct Outputs {
+  Table first, last;
+  bool padded = false;
+};
+Outputs outputs_inside(const AxisPlan& axis, std::int64_t size) {
+  Outputs outputs;
+  for (const std::int64_t shift : axis.shift) {
+    const std::int64_t at = axis.first + shift;
+    const std::int64_t first = at < 0 ? std::min(ceil_div(-at, axis.step), axis.count) : 0;
+    const std::int64_t last = at >= size ? 0 : std::min(ceil_div(size - at, axis.step), axis.count);
+    outputs.first.push_back(first);
+    outputs.last.push_back(std::max(first, last));
+    outputs.padded = outputs.padded || first > 0 || last < axis.count;
+  }
+  return outputs;
+}
 
 }  // namespace
 
@@ -74,20 +95,14 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const std::int64_t chunk_slabs = ceil_div(slab.count, chunks);
   chunks = ceil_div(slab.count, chunk_slabs);
 
-  // Output rows that meet the image, of each row of taps. Worth while where a tile is filled by
-  // them.
-  Table first_rows, last_rows;
-  bool padded = false;
-  for (const std::int64_t shift : rows.shift) {
-    const std::int64_t at = rows.first + shift;
-    const std::int64_t first = at < 0 ? std::min(ceil_div(-at, rows.step), rows.count) : 0;
-    const std::int64_t last =
-        at >= source.h ? 0 : std::min(ceil_div(source.h - at, rows.step), rows.count);
-    first_rows.push_back(first);
-    last_rows.push_back(std::max(first, last));
-    padded = padded || first > 0 || last < rows.count;
-  }
-  padded = padded && !depthwise && p.kd == 1 && p.kw * run >= 12;
+  const Outputs of_rows = outputs_inside(rows, source.h);
+  const Outputs of_cols = outputs_inside(axes.cols, source.w);
+  const bool skips = !depthwise && p.kd == 1 && p.kw * run >= kTermsWorthSkipping;
+  // A row of pixels without its first or last one is a segment of a sum: not too short.
+  const bool skip_cols = skips && of_cols.padded && run >= kTermsWorthSkipping &&
+                         slab.out_w <= kWidthWorthSkipping &&
+                         slab.out_w * slab.images >= kTermsWorthSkipping;
+  const bool padded = (skips && of_rows.padded) || skip_cols;
   const bool by_rows = padded && slab.images > 1;
 
   const std::int64_t dy_pixels = slab.images * slab.rows * slab.out_w;
@@ -104,41 +119,15 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const std::int64_t units = chunks * parts * runs;
   Split split = split_for(units, work / static_cast<double>(units), p.interruptible);
   const bool in_place = slab.direct || (by_row_taps && !strips);
-  const ThreadScratch scratch((in_place ? 0 : slab.size * item) + dy_bytes, is_parallel(split));
+  // The only chunk: each unit puts its part of dw where it belongs, while it is in cache.
+  const bool at_once = chunks == 1 && groups == 1 && !depthwise && runs * parts > 1;
+  const std::int64_t partial_at =
+      ceil_div((in_place ? 0 : slab.size * item) + dy_bytes, kBlockBytes) * kBlockBytes;
+  const std::int64_t partial_bytes = at_once ? taps * run * (pitch / parts) * item : 0;
+  const ThreadScratch scratch(partial_at + partial_bytes, is_parallel(split));
   const ThreadScratch orders(by_rows ? dy_pixels * 8 : 0, is_parallel(split));
   split.max_threads = std::min(scratch.threads, orders.threads);
-  const Scratch partial(static_cast<std::size_t>(chunks * chunk_bytes));
-
-  ConvWeightArgs args{};
-  args.dtype = p.dtype;
-  args.slab = slab;
-  args.tap = tap.data();
-  args.taps = taps;
-  args.groups = groups;
-  args.group_channels = channels;
-  args.run = run;
-  args.runs = runs;
-  args.parts = parts;
-  args.columns = columns;
-  args.dy = dy.data;
-  args.dy_stride_n = dy.stride_n, args.dy_stride_d = dy.stride_d, args.dy_stride_h = dy.stride_h;
-  args.dy_stride_w = dy.stride_w, args.dy_stride_c = dy.stride_c;
-  args.dy_direct = dy_direct;
-  args.chunks = chunks;
-  args.chunk_slabs = chunk_slabs;
-  args.partial = partial.get();
-  args.first_rows = padded ? first_rows.data() : nullptr;
-  args.last_rows = last_rows.data();
-  args.taps_w = p.kw;
-  args.by_rows = by_rows;
-  args.scratch = scratch.view();
-  args.orders = orders.view();
-  args.row_taps = row_taps;
-  if (by_row_taps) {
-    launch(conv_depthwise_rows_weight_kernel(), args, split);
-  } else {
-    launch(depthwise ? conv_depthwise_weight_kernel() : conv_weight_kernel(), args, split);
-  }
+  const Scratch partial(static_cast<std::size_t>(at_once ? 0 : chunks * chunk_bytes));
 
   Table term;
   for (std::int64_t first = 0; first < channels; first += run) {
@@ -177,6 +166,43 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
                               dense_run(term, order),
                               outputs * dw.stride_o,
                               dw.stride_o};
+
+  ConvWeightArgs args{};
+  args.dtype = p.dtype;
+  args.slab = slab;
+  args.tap = tap.data();
+  args.taps = taps;
+  args.groups = groups;
+  args.group_channels = channels;
+  args.run = run;
+  args.runs = runs;
+  args.parts = parts;
+  args.columns = columns;
+  args.dy = dy.data;
+  args.dy_stride_n = dy.stride_n, args.dy_stride_d = dy.stride_d, args.dy_stride_h = dy.stride_h;
+  args.dy_stride_w = dy.stride_w, args.dy_stride_c = dy.stride_c;
+  args.dy_direct = dy_direct;
+  args.chunks = chunks;
+  args.chunk_slabs = chunk_slabs;
+  args.partial = partial.get();
+  args.sum = at_once ? &sum : nullptr;
+  args.partial_at = partial_at;
+  args.first_rows = padded ? of_rows.first.data() : nullptr;
+  args.last_rows = of_rows.last.data();
+  args.first_cols = skip_cols ? of_cols.first.data() : nullptr;
+  args.last_cols = of_cols.last.data();
+  args.taps_w = p.kw;
+  args.by_rows = by_rows;
+  args.scratch = scratch.view();
+  args.orders = orders.view();
+  args.row_taps = row_taps;
+  if (by_row_taps) {
+    launch(conv_depthwise_rows_weight_kernel(), args, split);
+  } else {
+    launch(depthwise ? conv_depthwise_weight_kernel() : conv_weight_kernel(), args, split);
+  }
+
+  if (at_once) return;
   const std::int64_t sum_work = chunks * pitch * kPackRun;
   launch(conv_weight_sum_kernel(), sum,
          {.units = groups * ceil_div(depth, kPackRun),

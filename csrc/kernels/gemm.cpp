@@ -147,8 +147,10 @@ Plan plan_of(const GemmProblem& p) {
   // columns too (six neighbours of each), unless that takes a cache line from elsewhere for each k.
   if (p.a.column_step != 1) {
     const std::int64_t a_step = std::abs(p.a.column_step) * item;
+    const bool far =
+        a_step % 4096 == 0 && p.n >= plan.columns;  // one place of the caches for all k
     plan.pack_a = p.m > 6 && (p.a.row_step != 1 ? p.n > 2 * plan.columns
-                                                : p.n > 4 * plan.columns && a_step >= 512);
+                                                : far || (p.n > 4 * plan.columns && a_step >= 512));
   }
   if (p.packed_columns > 0) return plan;
   // B: packed unless its rows are contiguous and it is small, or too few rows of A come by.

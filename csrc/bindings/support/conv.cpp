@@ -1,5 +1,7 @@
 #include "bindings/conv.h"
 
+#include <algorithm>
+#include <numeric>
 #include <utility>
 
 namespace hotloop::conv {
@@ -118,6 +120,31 @@ void require_sizes(const char* op, const char* name, const Shape& shape, int dim
 }
 
 namespace {
+// The numbers of groups next to this one that both divide.
+std::string groups_that_fit(std::int64_t groups, std::int64_t c, std::int64_t o) {
+  const std::int64_t both = std::gcd(c, o);
+  std::int64_t below = std::min(groups, both), above = groups;
+  while (both % below != 0) --below;
+  while (above < both && both % above != 0) ++above;
+  const std::string first = std::to_string(below);
+  return above > below && both % above == 0 ? first + " or " + std::to_string(above) : first;
+}
+
+std::string multiple_near(std::int64_t value, std::int64_t step) {
+  return std::to_string(std::max<std::int64_t>((value + step / 2) / step, 1) * step);
+}
+
+// The layout under whose names w is one for x; empty: neither is.
+std::string layout_hint(const Settings& s, const Shape& x, const Shape& w) {
+  const Naming& naming = s.naming();
+  const Axes& axes = s.first ? naming.last_axes : naming.first_axes;
+  const std::int64_t c = at(x, axes.c);
+  if (c % s.groups != 0 || at(w, axes.weight_o) % s.groups != 0) return "";
+  if (at(w, axes.weight_i) != c / s.groups) return "";
+  return std::string("; under layout=\"") + (s.first ? naming.last : naming.first) +
+         "\" they would fit";
+}
+
 // Output positions along one axis.
 std::int64_t output_size(const char* op, const char* axis, std::int64_t size, std::int64_t taps,
                          std::int64_t stride, std::int64_t padding, std::int64_t dilation) {
@@ -133,7 +160,9 @@ std::int64_t output_size(const char* op, const char* axis, std::int64_t size, st
                  std::to_string(reach) + " (" + std::to_string(taps) + " taps, dilation " +
                  std::to_string(dilation) + ") over " + std::to_string(padded) + " (size " +
                  std::to_string(size) + ", padding " + std::to_string(padding) +
-                 "); use more padding, a smaller kernel or a larger input");
+                 "); what would fit: padding " + std::to_string((reach - size + 1) / 2) +
+                 ", a kernel of " + std::to_string((padded - 1) / dilation + 1) +
+                 " taps or an input of size " + std::to_string(reach - 2 * padding));
   }
   return (padded - reach) / stride + 1;
 }
@@ -158,14 +187,20 @@ ConvProblem infer(const char* op, DType dtype, const Settings& s, const char* x_
   if (p.c % p.groups != 0 || p.o % p.groups != 0) {
     fail(op, "groups must divide the channels of " + std::string(x_name) + " and " + w_name +
                  ", got " + std::to_string(p.groups) + " groups for " + std::to_string(p.c) +
-                 " input and " + std::to_string(p.o) + " output channels");
+                 " input and " + std::to_string(p.o) +
+                 " output channels; what would fit: " + groups_that_fit(p.groups, p.c, p.o) +
+                 " groups, or " + multiple_near(p.c, p.groups) + " input and " +
+                 multiple_near(p.o, p.groups) + " output channels" + layout_hint(s, x, w));
   }
   if (at(w, axes.weight_i) != p.c / p.groups) {
+    Shape fits = w;
+    fits[static_cast<std::size_t>(axes.weight_i)] = p.c / p.groups;
+    const std::string hint = layout_hint(s, x, w);
     fail(op, std::string(w_name) + " " + s.weight_text() + " must have " +
                  std::to_string(p.c / p.groups) + " input channels (" + std::to_string(p.c) +
                  " of " + x_name + " in " + std::to_string(p.groups) + " groups), got shapes " +
-                 shape_text(x) + " and " + shape_text(w) + "; is layout=\"" + s.layout() +
-                 "\" meant?");
+                 shape_text(x) + " and " + shape_text(w) + " under layout=\"" + s.layout() + "\"" +
+                 (hint.empty() ? "; what would fit: " + shape_text(fits) : hint));
   }
   p.out_d = output_size(op, "d", p.d, p.kd, p.stride_d, p.padding_d, p.dilation_d);
   p.out_h = output_size(op, "h", p.h, p.kh, p.stride_h, p.padding_h, p.dilation_h);

@@ -6,82 +6,12 @@
 #include "kernels/conv.h"
 
 #include "engines/conv_finish.h"
+#include "engines/conv_panel.h"
 #include "engines/conv_slab.h"
 #include "engines/conv_tile.h"
 
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
-
-struct PanelPlace {
-  std::int64_t group, block, blocks, columns;
-};
-
-template <class T>
-inline PanelPlace panel_place(const ConvColumns& columns, std::int64_t index) {
-  PanelPlace place;
-  const std::int64_t panel = index % columns.panels;
-  place.group = index / columns.panels;
-  place.block = first_block(columns, panel);
-  place.blocks = first_block(columns, panel + 1) - place.block;
-  const std::int64_t rest = columns.columns - place.block * kBlock<T>;
-  place.columns = rest < place.blocks * kBlock<T> ? rest : place.blocks * kBlock<T>;
-  return place;
-}
-
-// `count` terms that are neighbours in w, for one vector of columns: rows of w turned into columns.
-template <class T>
-[[gnu::noinline]] void pack_block(const T* from, std::int64_t stride_column, int columns, T* to,
-                                  const std::int64_t* order, int count, std::int64_t width) {
-  using V = Vec<T>;
-  V row[V::lanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < V::lanes; ++i) {
-    row[i] = i < columns ? simd::load_upto(from + i * stride_column, count) : simd::zero<T>();
-  }
-  transpose_registers<T>(row);
-#pragma GCC unroll 16
-  for (int i = 0; i < V::lanes; ++i) {
-    if (i < count) simd::store(to + order[i] * width, row[i]);
-  }
-}
-
-// Terms [first, last), by their place in w, of one panel; its term 0 would lie at `panel`.
-template <class T>
-void pack_terms(const ConvPackArgs& args, const PanelPlace& place, std::int64_t first,
-                std::int64_t last, T* panel) {
-  constexpr int kLanes = Vec<T>::lanes;
-  const bool turned = args.dense >= 4 && args.stride_column != 1;
-  const std::int64_t width = place.blocks * kBlock<T>;
-  const T* w = static_cast<const T*>(args.w) + place.group * args.stride_group +
-               place.block * kBlock<T> * args.stride_column;
-  for (std::int64_t step = first; step < last;) {
-    std::int64_t count = 1;
-    if (turned) {
-      count = args.dense - step % args.dense;
-      if (count > last - step) count = last - step;
-      if (count > kLanes) count = kLanes;
-    }
-    const T* from = w + args.term[args.order[step]];
-    for (std::int64_t column = 0; column < width; column += kLanes) {
-      const std::int64_t rest = place.columns - column;
-      const int lanes = rest >= kLanes ? kLanes : rest > 0 ? static_cast<int>(rest) : 0;
-      const T* at = from + column * args.stride_column;
-      T* to = panel + column;
-      if (turned) {
-        pack_block(at, args.stride_column, lanes, to, args.order + step, static_cast<int>(count),
-                   width);
-        continue;
-      }
-      Vec<T> values = simd::zero<T>();
-      if (lanes > 0 && args.stride_column == 1) values = simd::load_n(at, lanes);
-      if (lanes > 0 && args.stride_column != 1) {
-        values = simd::load_strided(at, args.stride_column, lanes);
-      }
-      simd::store(to + args.order[step] * width, values);
-    }
-    step += count;
-  }
-}
 
 template <class T>
 void pack_body(const ConvPackArgs& args, std::int64_t begin, std::int64_t end) {
@@ -96,10 +26,22 @@ void pack_body(const ConvPackArgs& args, std::int64_t begin, std::int64_t end) {
   }
 }
 
+// The taps that some pixel of a tile needs.
+struct TapBox {
+  std::int64_t first_row = 1 << 30, last_row = 0, first_col = 1 << 30, last_col = 0;
+
+  void add(const ConvTilesArgs& args, std::int64_t row, std::int64_t col) {
+    if (args.first_taps[row] < first_row) first_row = args.first_taps[row];
+    if (args.last_taps[row] > last_row) last_row = args.last_taps[row];
+    if (args.first_cols[col] < first_col) first_col = args.first_cols[col];
+    if (args.last_cols[col] > last_col) last_col = args.last_cols[col];
+  }
+};
+
 // All pixels of a slab against one panel.
 template <class T>
 void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPart& part,
-                 const T* source, T* y) {
+                 const T* source, T* y, Ahead& ahead) {
   constexpr int kLanes = Vec<T>::lanes;
   const std::int64_t width = place.blocks * kBlock<T>;
   const std::int64_t packed_at = (place.group * args.columns.blocks + place.block) * kBlock<T>;
@@ -124,24 +66,31 @@ void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabP
       const int vectors = needed < kConvVectors ? static_cast<int>(needed) : kConvVectors;
       const int most = conv_tile_rows(vectors);
       tile.init = run == 0 ? bias + column : nullptr;
-      PixelWalk walk{part.rows, part.images, args.slab.out_w};
+      const ConvPixel* next = args.order;
       for (std::int64_t pixel = 0; pixel < part.pixels; pixel += most) {
         const int rows = part.pixels - pixel < most ? static_cast<int>(part.pixels - pixel) : most;
-        // The first row of the tile meets the last taps, its last row the first ones.
-        const std::int64_t k_end = run + args.last_taps[part.row + walk.row] * row_depth;
-        std::int64_t last_row = 0;
-        for (int i = 0; i < rows; ++i) {
-          const std::int64_t index = walk.index();
-          tile.rows[i] = source + args.slab.pixel[index];
-          tile.c[i] = y + args.y_pixel[index] + column;
-          last_row = walk.row;
-          walk.step();
+        TapBox box;
+        for (int i = 0; i < rows; ++i, ++next) {
+          while (next->index >= part.pixels) ++next;  // a short slab
+          tile.rows[i] = source + args.slab.pixel[next->index];
+          tile.c[i] = y + args.y_pixel[next->index] + column;
+          box.add(args, part.row + next->row, next->col);
         }
-        const std::int64_t k = run + args.first_taps[part.row + last_row] * row_depth;
-        if (k >= k_end && run > 0) continue;
-        tile.depth = k_end > k ? k_end - k : 0;  // none for a pixel whose taps all lie outside
+        const std::int64_t cols = box.last_col - box.first_col;
+        const bool none = cols <= 0 || box.last_row <= box.first_row;  // all taps lie outside
+        if (none && run > 0) continue;
+        const bool whole = cols == args.taps_w;
+        tile.segments = whole || none ? 1 : box.last_row - box.first_row;
+        tile.depth = none    ? 0
+                     : whole ? (box.last_row - box.first_row) * row_depth
+                             : cols * channels;
+        tile.skip = row_depth - tile.depth;
+        const std::int64_t k =
+            run + (none ? 0 : box.first_row * row_depth + box.first_col * channels);
         tile.offset = args.tap + k;
         tile.b = weights + k * width + column;
+        tile.ahead_step = ahead.left() ? ahead.pitch : 0;
+        tile.ahead = ahead.left() ? ahead.take(tile.depth * tile.segments) : nullptr;
         if (rows < most) fill_rows(tile, rows);
         run_conv_tile(tile, rows, vectors);
       }
@@ -163,6 +112,10 @@ void tiles_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end)
     const T* source = slab.direct ? slab_in_place<T>(slab, part) : scratch;
     T* y = static_cast<T*>(args.y) + part.image * args.y_stride_n + part.plane * args.y_stride_d +
            part.row * args.y_stride_h;
+    Ahead ahead;
+    if (split == 0 && index < (end - 1) / args.splits) {
+      ahead = ahead_of<T>(slab, slab_part(slab, index + 1), 0, slab.channels);
+    }
     const std::int64_t last = panels * (split + 1) / args.splits;
     for (std::int64_t panel = panels * split / args.splits; panel < last; ++panel) {
       const PanelPlace place = panel_place<T>(args.columns, panel);
@@ -170,10 +123,10 @@ void tiles_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end)
       const std::int64_t first = place.group * args.columns.columns + place.block * kBlock<T>;
       if (args.pool) {
         T* const strip = scratch + args.pool->strip_at / static_cast<std::int64_t>(sizeof(T));
-        panel_tiles(args, place, part, from, strip);
+        panel_tiles(args, place, part, from, strip, ahead);
         pool_strip(*args.pool, part, slab.out_w, strip, first, place.columns);
       } else {
-        panel_tiles(args, place, part, from, y + first);
+        panel_tiles(args, place, part, from, y + first, ahead);
         finish_slab(args, part, y + first, first, place.columns);
       }
     }

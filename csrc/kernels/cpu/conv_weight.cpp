@@ -4,6 +4,7 @@
 // bits do not depend on the threads.
 #include "engines/conv_slab.h"
 #include "engines/conv_tile.h"
+#include "engines/conv_weight_sum.h"
 #include "kernels/conv.h"
 
 namespace hotloop::HOTLOOP_LEVEL {
@@ -34,14 +35,17 @@ void pack_dy(const ConvWeightArgs& args, const SlabPart& part, const PanelRange&
         const T* from = static_cast<const T*>(args.dy) + (part.image + image) * args.dy_stride_n +
                         part.plane * args.dy_stride_d + (part.row + out_row) * args.dy_stride_h +
                         (group * columns.columns + block * kBlock<T>)*args.dy_stride_c;
-        copy_pixels(to, width, from, args.dy_stride_w, args.dy_stride_c, args.slab.out_w, valid);
+        const std::int64_t step = args.by_rows ? part.images * width : width;
+        T* row_to = to + (args.by_rows ? out_row * args.slab.out_w * step + image * width
+                                       : row * args.slab.out_w * step);
+        copy_pixels(row_to, step, from, args.dy_stride_w, args.dy_stride_c, args.slab.out_w, valid);
         if (valid < width) {
           for (std::int64_t pixel = 0; pixel < args.slab.out_w; ++pixel) {
-            fill_zeros(to + pixel * width + valid, width - valid);
+            fill_zeros(row_to + pixel * step + valid, width - valid);
           }
         }
-        to += width * args.slab.out_w;
       }
+      to += width * part.pixels;
     }
   }
 }
@@ -86,10 +90,45 @@ inline SlabOperands<T> read_slab(const ConvWeightArgs& args, const SlabPart& par
   return operands;
 }
 
+// Both operands of the slab that follows.
+struct NextSlab {
+  Ahead source, dy;
+
+  template <class T>
+  void fetch(ConvTile<T>& tile) {
+    Ahead& from = source.left() ? source : dy;
+    tile.ahead_step = from.left() ? from.pitch : 0;
+    tile.ahead = from.left() ? from.take(tile.depth * tile.segments) : nullptr;
+  }
+};
+
+template <class T>
+inline NextSlab next_slab(const ConvWeightArgs& args, const SlabPart& part,
+                          const PanelRange& panels, std::int64_t first_channel,
+                          std::int64_t channels) {
+  NextSlab next;
+  next.source = ahead_of<T>(args.slab, part, first_channel, channels);
+  const ConvSlab& slab = args.slab;
+  const bool dense = args.dy_stride_c == 1 && args.dy_stride_h == slab.out_w * args.dy_stride_w &&
+                     (part.images == 1 || args.dy_stride_n == slab.out_h * args.dy_stride_h);
+  if (!dense) return next;
+  const std::int64_t item = sizeof(T), first = first_block(args.columns, panels.begin);
+  const std::int64_t blocks = first_block(args.columns, panels.end) - first;
+  next.dy.base = static_cast<const char*>(args.dy) +
+                 (part.image * args.dy_stride_n + part.plane * args.dy_stride_d +
+                  part.row * args.dy_stride_h) *
+                     item +
+                 first * kBlockBytes;
+  next.dy.pitch = args.dy_stride_w * item;
+  next.dy.pixels = part.pixels;
+  next.dy.lines = args.groups * blocks;
+  return next;
+}
+
 // Adds the products of terms [begin, end) over some pixels to one vector of the partial's columns.
 template <class T>
 inline void add_terms(const ConvWeightArgs& args, ConvTile<T>& tile, const T* source, T* c,
-                      std::int64_t begin, std::int64_t end, int vectors) {
+                      std::int64_t begin, std::int64_t end, int vectors, NextSlab& next) {
   const std::int64_t pitch = args.columns.blocks / args.parts * kBlock<T>;
   const int most = conv_tile_rows(vectors);
   std::int64_t tap = begin / args.run, channel = begin % args.run;
@@ -104,13 +143,14 @@ inline void add_terms(const ConvWeightArgs& args, ConvTile<T>& tile, const T* so
       }
     }
     if (rows < most) fill_rows(tile, rows);
+    next.fetch(tile);
     run_conv_tile(tile, rows, vectors);
   }
 }
 
 template <class T>
 void add_slab(const ConvWeightArgs& args, const SlabPart& part, const PanelRange& panels,
-              const SlabOperands<T>& operands, T* partial, bool first) {
+              const SlabOperands<T>& operands, T* partial, bool first, NextSlab& next) {
   constexpr int kLanes = Vec<T>::lanes;
   const T zeros[kConvVectors * kLanes] = {};
   const std::int64_t depth = args.taps * args.run;
@@ -118,7 +158,9 @@ void add_slab(const ConvWeightArgs& args, const SlabPart& part, const PanelRange
   const std::int64_t first_of_part = first_block(args.columns, panels.begin);
   const std::int64_t count = panels.end - panels.begin;
   const std::int64_t row_pixels = part.images * args.slab.out_w;
-  const std::int64_t step = args.first_rows ? args.taps_w * args.run : depth;
+  const std::int64_t step = args.first_cols   ? args.run
+                            : args.first_rows ? args.taps_w * args.run
+                                              : depth;
   const T* dy = operands.dy;
   ConvTile<T> tile;
   tile.init = first ? zeros : nullptr;
@@ -143,17 +185,32 @@ void add_slab(const ConvWeightArgs& args, const SlabPart& part, const PanelRange
       for (std::int64_t term = 0; term < depth; term += step) {
         std::int64_t row = 0, last = part.rows;
         if (args.first_rows) {
-          row = args.first_rows[term / step] - part.row;
-          last = args.last_rows[term / step] - part.row;
+          const std::int64_t tap_row = term / (args.taps_w * args.run);
+          row = args.first_rows[tap_row] - part.row;
+          last = args.last_rows[tap_row] - part.row;
           if (row < 0) row = 0;
           if (last > part.rows) last = part.rows;
           if (row >= last && !first) continue;
           if (row > last || row >= part.rows) row = last = 0;
         }
-        tile.offset = operands.pixel + row * row_pixels;
+        std::int64_t pixel = row * row_pixels;
+        tile.segments = 1;
         tile.depth = (last - row) * row_pixels;
-        tile.b = b + column + row * row_pixels * tile.b_step;
-        add_terms(args, tile, source, c + column, term, term + step, vectors);
+        if (args.first_cols) {
+          const std::int64_t tap_col = term / args.run % args.taps_w;
+          const std::int64_t col = args.first_cols[tap_col];
+          const std::int64_t cols = args.last_cols[tap_col] - col;
+          if (cols == 0 && !first) continue;
+          if (cols < args.slab.out_w) {
+            tile.segments = last - row;
+            tile.depth = cols * part.images;
+            tile.skip = row_pixels - tile.depth;
+            pixel += col * part.images;
+          }
+        }
+        tile.offset = operands.pixel + pixel;
+        tile.b = b + column + pixel * tile.b_step;
+        add_terms(args, tile, source, c + column, term, term + step, vectors, next);
       }
     }
   }
@@ -167,8 +224,10 @@ void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t en
     const std::int64_t chunk = unit / (args.parts * args.runs), run = unit % args.runs;
     const std::int64_t part_of_all = unit / args.runs;
     const PanelRange panels = panels_of(args, part_of_all % args.parts);
-    T* partial =
-        static_cast<T*>(args.partial) + (part_of_all * args.groups * args.runs + run) * run_size;
+    T* partial = args.sum ? own_scratch<T>(args.scratch) +
+                                args.partial_at / static_cast<std::int64_t>(sizeof(T))
+                          : static_cast<T*>(args.partial) +
+                                (part_of_all * args.groups * args.runs + run) * run_size;
     const std::int64_t first = chunk * args.chunk_slabs;
     const std::int64_t last =
         first + args.chunk_slabs < args.slab.count ? first + args.chunk_slabs : args.slab.count;
@@ -176,76 +235,33 @@ void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t en
       const SlabPart part = slab_part(args.slab, index);
       const std::int64_t channels = args.runs == 1 ? args.slab.channels : args.run;
       const SlabOperands<T> operands = read_slab<T>(args, part, panels, run * args.run, channels);
-      add_slab(args, part, panels, operands, partial, index == first);
+      NextSlab next;
+      if (index + 1 < last) {
+        next =
+            next_slab<T>(args, slab_part(args.slab, index + 1), panels, run * args.run, channels);
+      }
+      add_slab(args, part, panels, operands, partial, index == first, next);
+    }
+    if (args.sum) {
+      const std::int64_t terms = args.taps * args.run;
+      sum_terms(*args.sum, partial - run * run_size, part_of_all % args.parts * pitch, pitch,
+                run * terms, (run + 1) * terms, static_cast<T*>(args.sum->dw));
     }
   }
 }
 
 template <class T>
-inline Vec<T> sum_chunks(const ConvWeightSumArgs& args, const T* partial) {
-  Vec<T> sum = simd::load(partial);
-  for (std::int64_t chunk = 1; chunk < args.chunks; ++chunk) {
-    sum = sum + simd::load(partial + chunk * args.chunk_size);
-  }
-  return sum;
-}
-
-// `count` terms that are neighbours in dw, for one vector of columns: columns turned into rows of
-// dw.
-template <class T>
-[[gnu::noinline]] void sum_block(const ConvWeightSumArgs& args, const T* partial,
-                                 std::int64_t pitch, const std::int64_t* order, int count, T* dw,
-                                 int columns) {
-  using V = Vec<T>;
-  V row[V::lanes];
-  for (int i = 0; i < V::lanes; ++i) {
-    row[i] = i < count ? sum_chunks(args, partial + order[i] * pitch) : simd::zero<T>();
-  }
-  transpose_registers<T>(row);
-#pragma GCC unroll 16
-  for (int i = 0; i < V::lanes; ++i) {
-    if (i < columns) simd::store_upto(dw + i * args.stride_column, row[i], count);
-  }
-}
-
-template <class T>
 void weight_sum_body(const ConvWeightSumArgs& args, std::int64_t begin, std::int64_t end) {
-  constexpr int kLanes = Vec<T>::lanes;
   const std::int64_t pitch = args.columns.blocks / args.parts * kBlock<T>;
   const std::int64_t runs = (args.depth + kPackRun - 1) / kPackRun;
-  const bool turned = args.dense >= 4 && args.stride_column != 1;
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const T* partial =
         static_cast<const T*>(args.partial) + unit / runs * args.depth * pitch;  // of one part
     T* dw = static_cast<T*>(args.dw) + unit / runs * args.stride_group;
     const std::int64_t first = unit % runs * kPackRun;
     const std::int64_t last = first + kPackRun < args.depth ? first + kPackRun : args.depth;
-    for (std::int64_t step = first; step < last;) {
-      std::int64_t count = 1;
-      if (turned) {
-        count = args.dense - step % args.dense;
-        if (count > last - step) count = last - step;
-        if (count > kLanes) count = kLanes;
-      }
-      const std::int64_t k = args.order[step];
-      T* to = dw + args.term[k];
-      for (std::int64_t column = 0; column < args.columns.columns; column += kLanes) {
-        const std::int64_t rest = args.columns.columns - column;
-        const int lanes = rest < kLanes ? static_cast<int>(rest) : kLanes;
-        T* at = to + column * args.stride_column;
-        const T* from = partial + column / pitch * args.depth * pitch + column % pitch;
-        if (turned) {
-          sum_block(args, from, pitch, args.order + step, static_cast<int>(count), at, lanes);
-          continue;
-        }
-        const Vec<T> sum = sum_chunks(args, from + k * pitch);
-        if (args.stride_column == 1) {
-          simd::store_upto(at, sum, lanes);
-        } else {
-          simd::store_strided(at, sum, args.stride_column, lanes);
-        }
-      }
-      step += count;
+    for (std::int64_t part = 0; part < args.parts; ++part) {
+      sum_terms(args, partial + part * args.depth * pitch, part * pitch, pitch, first, last, dw);
     }
   }
 }

@@ -69,6 +69,16 @@ SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
 // An axis of one tap that steps over pixels inside the image, as one that does not see them.
 void skip_unread(DType dtype, Source& source, PassAxes& axes);
 
+// The taps of each position of an axis that meet an image of that size.
+struct TapRanges {
+  Table first, last;
+};
+TapRanges taps_inside(const AxisPlan& axis, std::int64_t size);
+
+// The order in which tiles take a slab's pixels: its edges apart where they leave taps out.
+std::vector<ConvPixel> tile_order(const ConvSlab& slab, const PassAxes& axes, const TapRanges& rows,
+                                  const TapRanges& cols, std::int64_t channels);
+
 // Offsets of the taps from a slab's pixel: [planes.tap][rows.tap][cols.tap].
 Table tap_offsets(const ConvSlab& slab, const PassAxes& axes);
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from .convolution import Conv2d
-from .fusion import conv_relu_pool
+from .fusion import conv_relu_pool, norm_relu
 from .module import Module
+from .norm import BatchNorm1d, BatchNorm2d
 
 __all__ = ["ModuleDict", "ModuleList", "Sequential"]
 
@@ -61,8 +62,8 @@ class _Numbered(Module):
 class Sequential(_Numbered):
     """Modules one after the other; from modules, or from one mapping of names to modules.
 
-    Conv2d, ReLU and MaxPool2d(2) in a row run as one kernel, in training too: the same bits, and
-    what lies between them is never stored.
+    Conv2d, ReLU and MaxPool2d(2) in a row run as one kernel, BatchNorm and ReLU as another, in
+    training too: the same bits, and what lies between them is never stored.
     """
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
@@ -84,6 +85,11 @@ class Sequential(_Numbered):
                 fused = conv_relu_pool(layers, at, input)
                 if fused is not None:
                     input, done = fused, at + 3
+                    continue
+            elif type(layer) is BatchNorm2d or type(layer) is BatchNorm1d:
+                fused = norm_relu(layers, at, input)
+                if fused is not None:
+                    input, done = fused, at + 2
                     continue
             input = layer(input)
         return input

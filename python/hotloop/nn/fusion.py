@@ -7,16 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ops.convolution import conv2d_relu_max_pool2d
+from ..ops.norm import batch_norm_relu
 from ..tensor import Tensor
 from .activation import ReLU
 from .convolution import Conv2d
 from .module import Module
+from .norm import BatchNorm1d, BatchNorm2d
 from .pooling import MaxPool2d
 
-__all__ = ["conv_relu_pool"]
+__all__ = ["conv_relu_pool", "norm_relu"]
 
 _CALL = Module.__call__
 _CHAIN = ((Conv2d, Conv2d.forward), (ReLU, ReLU.forward), (MaxPool2d, MaxPool2d.forward))
+_RELU = ReLU.forward
+_NORMS: dict[type[Module], object] = {kind: kind.forward for kind in (BatchNorm1d, BatchNorm2d)}
 
 
 def conv_relu_pool(layers: Sequence[Module], at: int, input: Tensor) -> Tensor | None:
@@ -36,6 +40,32 @@ def conv_relu_pool(layers: Sequence[Module], at: int, input: Tensor) -> Tensor |
         return None
     pack = conv._usable_pack(input)  # type: ignore[attr-defined]
     return conv2d_relu_max_pool2d(input, conv.weight, conv.bias, conv._options(), pack)  # type: ignore[attr-defined]
+
+
+def norm_relu(layers: Sequence[Module], at: int, input: Tensor) -> Tensor | None:
+    """What the layers at `at` and `at + 1` give, where they are BatchNorm1d or 2d and ReLU.
+
+    None where they are not, where somebody has put a method of his own in between, or where the
+    norm might raise (its error names the layer).
+    """
+    chain = layers[at : at + 2]
+    if len(chain) < 2 or Module.__call__ is not _CALL:
+        return None
+    norm, relu = chain
+    kind = type(norm)
+    if _NORMS.get(kind) is not kind.forward or "forward" in norm.__dict__:
+        return None
+    if type(relu) is not ReLU or ReLU.forward is not _RELU or "forward" in relu.__dict__:
+        return None
+    if not isinstance(input, Tensor) or not isinstance(input._data, np.ndarray):  # on a GPU
+        return None
+    x = input._data
+    fits = x.ndim in norm._ranks and x.shape[1] == norm.num_features  # type: ignore[attr-defined]
+    parts = (*norm.parameters(), *norm.buffers())
+    same = all(t._data.dtype == x.dtype for t in parts if t._data.ndim > 0)
+    if not fits or not same or x.dtype.kind != "f" or x.size <= x.shape[1]:
+        return None
+    return norm._normalized(input, batch_norm_relu)  # type: ignore[attr-defined]
 
 
 def _pools_two_by_two(pool: MaxPool2d) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -118,6 +118,10 @@ class _BatchNorm(_ChannelNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
+        return self._normalized(input, batch_norm)
+
+    def _normalized(self, input: Tensor, op: Callable[..., Tensor]) -> Tensor:
+        """`op` is batch_norm, or batch_norm_relu where fusion.py has found a ReLU behind."""
         self._check(input)
         momentum = self.momentum or 0.0
         tracks = self.training and self.track_running_stats
@@ -129,7 +133,7 @@ class _BatchNorm(_ChannelNorm):
                 momentum = 1.0 / count.item()
         from_batch = self.training or self.running_mean is None
         uses = tracks or not from_batch
-        return batch_norm(
+        return op(
             input,
             self.running_mean if uses else None,
             self.running_var if uses else None,

@@ -70,6 +70,39 @@ def batch_norm(
     return _finish(out, _batch_norm_backward, x, weight, bias, (mean, rstd, training))
 
 
+def batch_norm_relu(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """relu(batch_norm(...)) in one pass: the same bits."""
+    y, mean, rstd = kernels.batch_norm(
+        input._data, _array(weight), _array(bias), _array(running_mean), _array(running_var),
+        training=training, momentum=momentum, eps=eps, activation="relu", return_stats=True,
+    )  # fmt: skip
+    if training:
+        _moved(running_mean, running_var)
+    inputs = (input, *(t for t in (weight, bias) if t is not None))
+    if not recording(*inputs):
+        return wrap(y)
+    guard = (input,) if weight is None else (input, weight)
+    there = (weight is not None, bias is not None)
+    saved = (input._data, _array(weight), there, mean, rstd, training, y)
+    return record(y, _batch_norm_relu_backward, inputs, saved, guard, guard_output=True)
+
+
+def _batch_norm_relu_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
+    xa, wa, there, mean, rstd, training, y = node.saved
+    dz = kernels.relu_backward(dy, y)
+    grads = kernels.batch_norm_backward(dz, xa, wa, mean, rstd, training=training, out=dz)
+    return _present(there, grads)
+
+
 def _moved(*running: Tensor | None) -> None:
     for tensor in running:
         if tensor is not None:
