@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -279,6 +281,28 @@ def test_threads_that_share_panels(level, dtype, shape, rng):
     a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((n, k)).astype(dtype)
     assert_same_bits(lambda: gemm(a, b, trans_b=True))
     assert_same_bits(lambda: gemm(a, b[:65], trans_b=True))
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (33, 65, 97), (16, 400, 30), (130, 20, 50)])
+@pytest.mark.parametrize("trans", ["nn", "nt", "tn", "tt"])
+def test_small_products_of_several_threads(level, dtype, shape, trans, rng):
+    """Blocks of rows for threads that are awake, and again when they have gone to sleep."""
+    m, n, k = shape
+    trans_a, trans_b = (side == "t" for side in trans)
+    a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+    left, right = stored(a, trans_a), stored(b, trans_b)
+
+    def product():
+        return gemm(left, right, trans_a=trans_a, trans_b=trans_b, activation="relu")
+
+    assert_same_bits(product)
+    expected = product()
+    for pause in (0, 0.001, 0):
+        time.sleep(pause)
+        np.testing.assert_array_equal(product(), expected)
+    a, b = integers(rng, (m, k), dtype), integers(rng, (k, n), dtype)
+    got = gemm(stored(a, trans_a), stored(b, trans_b), trans_a=trans_a, trans_b=trans_b)
+    np.testing.assert_array_equal(got, a @ b)
 
 
 def test_no_terms_gives_beta_out_and_bias(level, dtype):

@@ -197,15 +197,36 @@ def test_a_pack_serves_every_level(rng):
         gemm(a, packs[0], trans_b=True)
 
 
+@pytest.mark.parametrize("m", [3, 20])
 @pytest.mark.parametrize("trans_b", [False, True])
-def test_few_rows_on_any_number_of_threads(level, trans_b, rng):
-    """Panels that each thread packs for itself."""
-    a, b = rng.standard_normal((3, 700)).astype(BF16), rng.standard_normal((700, 1100)).astype(BF16)
-    right, pack = stored(b, trans_b), gemm_pack(b)
-    assert_same_bits(lambda: gemm(a, right, trans_b=trans_b, out=np.empty((3, 1100), F32)))
-    np.testing.assert_array_equal(
-        gemm(a, right, trans_b=trans_b).view(np.uint16), gemm(a, pack).view(np.uint16)
-    )
+def test_few_rows_on_any_number_of_threads(level, m, trans_b, rng):
+    """Rows of B read where they lie, or panels that each thread packs for itself."""
+    a, b = rng.standard_normal((m, 700)).astype(BF16), rng.standard_normal((700, 1100)).astype(BF16)
+    right, pack, out = stored(b, trans_b), gemm_pack(b), np.empty((m, 1100), F32)
+    assert_same_bits(lambda: gemm(a, right, trans_b=trans_b, out=out).copy())
+    if m > 8 or not trans_b:  # the sums run along k in the same order
+        np.testing.assert_array_equal(out, gemm(a, pack, out=np.empty_like(out)))
+    left, wide = a.astype(np.float64), b.astype(np.float64)
+    scale = np.abs(left) @ np.abs(wide)
+    assert_close(out, left @ wide, 700, kind="product", scale=scale)
+
+
+@pytest.mark.parametrize("trans_b", [False, True])
+def test_few_rows_of_a_large_matrix(level, trans_b, rng):
+    """B read once, where it lies: around the words, the lanes and the blocks of columns."""
+    for m in range(1, 10):
+        for _ in range(5):
+            n = int(rng.choice((1, 2, 15, 16, 31, 33, 63, 65, 257, 1343, 1345, 2049, 2700, 8200)))
+            k = int(rng.choice((1, 2, 3, 7, 8, 9, 15, 31, 33, 127, 129)))
+            a, b = integers(rng, (m, k)), integers(rng, (k, n))
+            bias, out = integers(rng, n), integers(rng, (m, n))
+            expected = exact(a, b) + out.astype(F32) + bias.astype(F32)
+            gemm(a, stored(b, trans_b), bias, trans_b=trans_b, beta=1, out=out)
+            np.testing.assert_array_equal(out, expected.astype(BF16), err_msg=f"{m}, {n}, {k}")
+            wide = np.zeros((k, n + 5), BF16)
+            wide[:, 2:-3] = b
+            np.testing.assert_array_equal(gemm(a, wide[::-1, 2:-3]).astype(F32), exact(a, b[::-1]))
+            np.testing.assert_array_equal(gemm(a[:, ::-1], b).astype(F32), exact(a[:, ::-1], b))
 
 
 GUARDED = """

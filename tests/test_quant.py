@@ -182,6 +182,29 @@ def test_few_rows_on_any_number_of_threads(level, a_type, trans_b, rng):
     assert_same_bits(lambda: gemm_int8(a, right, trans_b=trans_b, scale=1e-3))
 
 
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize("b_type", BYTES)
+@pytest.mark.parametrize("a_type", BYTES)
+def test_few_rows_of_a_large_matrix(level, a_type, b_type, trans_b, rng):
+    """B read once, where it lies: around the words, the lanes and the blocks of columns."""
+    for m in range(1, 10):
+        for _ in range(2):
+            n = int(rng.choice((1, 2, 15, 17, 63, 64, 65, 129, 1343, 1345, 2049, 2700, 8200)))
+            k = int(rng.choice((1, 2, 3, 4, 5, 15, 16, 17, 63, 65, 127, 129)))
+            a, b = bytes_of(rng, (m, k), a_type), bytes_of(rng, (k, n), b_type)
+            bias = rng.integers(-999, 999, n).astype(I32)
+            zeros = bytes_of(rng, n, b_type).astype(I32)
+            right = stored(b, trans_b)
+            got = gemm_int8(a, right, bias, trans_b=trans_b, a_zero=7, b_zero=zeros)
+            expected = exact(a, b, 7, zeros) + bias
+            np.testing.assert_array_equal(got, expected, err_msg=f"m {m}, n {n}, k {k}")
+            np.testing.assert_array_equal(gemm_int8(a, right, trans_b=trans_b), exact(a, b))
+            scaled = gemm_int8(a[:, ::-1], b, scale=0.5)
+            np.testing.assert_array_equal(scaled, F32(0.5) * exact(a[:, ::-1], b).astype(F32))
+    stack = bytes_of(rng, (3, 5, 40), a_type), bytes_of(rng, (3, 40, 70), b_type)
+    np.testing.assert_array_equal(gemm_int8(*stack, a_zero=3), exact(*stack, 3))
+
+
 def test_the_bits_do_not_depend_on_threads(level, rng):
     a, b = bytes_of(rng, (300, 400), S8), bytes_of(rng, (3, 400, 130), S8)
     assert_same_bits(lambda: gemm_int8(a, b, a_zero=3, b_zero=1, scale=1e-3))

@@ -199,7 +199,7 @@ py::object product(const char* op, const Operand& a, const Operand& b, const cha
   const Call* const call = Call::current();
   if (call && call->on_gpu()) {
     call->run_gpu("gemm", p, 1, &GemmProblem::scratch);
-  } else if (gemm_is_parallel(p)) {
+  } else if (gemm_is_long(p)) {
     const GilReleased released;
     gemm(p);
   } else {

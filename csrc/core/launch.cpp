@@ -62,7 +62,7 @@ void launch_pieces(ErasedKernel kernel, const void* call, const Split& split) {
   int threads = num_threads();
   if (split.max_threads > 0 && split.max_threads < threads) threads = split.max_threads;
   const Pieces pieces{kernel, call, split.units, grain, grains, count};
-  if (!run_pieces(run_piece, &pieces, count, threads, split.from_end,
+  if (!run_pieces(run_piece, &pieces, count, threads, split.from_end, split.is_short,
                   split.interruptible ? should_stop : nullptr)) {
     throw Interrupted();
   }

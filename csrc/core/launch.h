@@ -14,6 +14,7 @@ struct Split {
   int max_threads = 0;        // 0: as many as the pool has
   bool interruptible = true;  // false for in-place work, which must finish what it began
   bool from_end = false;      // each thread goes through its pieces from the last to the first
+  bool is_short = false;      // a few microseconds in all: for threads that are awake
 };
 
 // Worth running on several threads, and worth releasing the GIL for.

@@ -23,10 +23,10 @@ int thread_index();
 double cgroup_cpus(const std::string& root);
 
 // Runs job(context, i) for i in [0, pieces), fewer than 2^31; each claimed by whoever is free; the
-// caller takes part. `from_end`: each thread begins at the end of its own range. `stop` is asked by
-// the caller between its pieces; once it says true no further piece is claimed. Returns false when
-// stopped early.
+// caller takes part. `from_end`: each thread begins at the end of its own range. `is_short`: not
+// worth waking anybody for. `stop` is asked by the caller between its pieces; once it says true no
+// further piece is claimed. Returns false when stopped early.
 bool run_pieces(void (*job)(const void* context, std::int64_t piece), const void* context,
-                std::int64_t pieces, int threads, bool from_end, bool (*stop)());
+                std::int64_t pieces, int threads, bool from_end, bool is_short, bool (*stop)());
 
 }  // namespace hotloop

@@ -216,10 +216,97 @@ std::int64_t rounded(std::int64_t bytes) {
   return blocks_of(bytes, 64) * 64;
 }
 
+// ---- few rows of A: B is read once, where it lies
+// ------------------------------------------------
+
+constexpr double kReadFlops = 16;  // what reading an element of B is worth
+constexpr std::int64_t kFewColumns = 256;
+
+std::int64_t few_rows_step(const DotProblem& p) {  // words
+  return blocks_of(words_of(p.a_type, p.k), kDotFewWords) * kDotFewWords;
+}
+
+bool lies_along(const DotProblem& p) {
+  return p.b.row_step == 1 && (p.b.column_step != 1 || p.n == 1);
+}
+
+bool wants_column_sums(const DotProblem& p) {
+  return !is_bf16(p) && (p.a_zero != 0 || p.a_type == DType::s8);
+}
+
+// Packing B would take longer than multiplying by it, and it has its rows or columns in memory.
+bool few_rows(const DotProblem& p) {
+  if (p.packed_panel > 0 || p.k <= 0 || p.m > kDotFewRows) return false;
+  if (p.b.column_step != 1 && p.b.row_step != 1) return false;
+  // A ninth row would take a third pass over B.
+  if (!lies_along(p) && p.m == kDotFewRows && wants_column_sums(p)) return false;
+  return p.batches * p.m * few_rows_step(p) * 4 <= kPanelBytes;
+}
+
+double few_rows_work(const DotProblem& p) {
+  return flops_of(p) + kReadFlops * static_cast<double>(p.n) * static_cast<double>(p.k) *
+                           static_cast<double>(p.batches);
+}
+
+// The words behind the end of each row of A are zeros.
+void end_rows(float* a, std::int64_t rows, std::int64_t words, std::int64_t step) {
+  for (std::int64_t i = 0; i < rows; ++i) std::fill(a + i * step + words, a + (i + 1) * step, 0.0f);
+}
+
+void run_few_rows(const DotProblem& p) {
+  const Plan plan = plan_of(p);
+  const std::int64_t step = few_rows_step(p);
+  const std::int64_t a_batches = is_shared(p.a) ? 1 : p.batches, a_rows = a_batches * p.m;
+  const std::int64_t sums_bytes = plan.row_sums ? rounded(a_rows * 4) : 0;
+  Scratch scratch(static_cast<std::size_t>((a_rows + 1) * step * 4 + sums_bytes));
+  float* const ones = scratch.as<float>() + a_rows * step;
+
+  DotPackArgs pack;
+  describe_b(pack, p.b, p.b_type, p.n, p.k, kDotPanel);
+  pack.m = p.m;
+  pack.a = p.a;
+  pack.a_flip = p.a_type == DType::s8 ? 0x80808080u : 0;
+  pack.a_to = scratch.as<float>();
+  pack.a_to_step = step;
+  pack.a_rows = kPackRows;
+  pack.a_blocks = 1;
+  pack.a_batches = a_batches;
+  pack.row_sums = plan.row_sums ? reinterpret_cast<std::int32_t*>(ones + step) : nullptr;
+  launch(is_bf16(p) ? gemm_bf16_pack_kernel() : quant_pack_kernel(), pack,
+         split_of(p, a_batches, 4.0 * static_cast<double>(a_rows * step), kPackGrain));
+  end_rows(pack.a_to, a_rows, plan.words, step);
+
+  DotArgs args;
+  args.p = p;
+  args.words = plan.words;
+  args.a = pack.a_to;
+  args.a_step = 4 * step;
+  args.a_batch_step = a_batches == 1 ? 0 : p.m * args.a_step;
+  args.along = lies_along(p);
+  args.b_flip = pack.b_flip;
+  if (wants_column_sums(p)) {
+    auto* const bytes = reinterpret_cast<std::uint8_t*>(ones);
+    std::fill(bytes, bytes + p.k, std::uint8_t{1});
+    std::fill(bytes + p.k, bytes + 4 * step, std::uint8_t{0});
+    args.ones = ones;
+  }
+  args.slices = 1;
+  args.row_sums = pack.row_sums;
+  args.row_sums_step = a_batches == 1 ? 0 : p.m;
+  // Long runs of B's rows; each sum is the same however the columns are cut.
+  const std::int64_t threads = dot_is_parallel(p) ? num_threads() : 1;
+  args.panel =
+      args.along ? kDotPanel
+                 : std::max(blocks_of(blocks_of(p.n, threads), kDotPanel) * kDotPanel, kFewColumns);
+  args.panels = blocks_of(p.n, args.panel);
+  launch(is_bf16(p) ? gemm_bf16_rows_kernel() : quant_rows_kernel(), args,
+         split_of(p, p.batches * args.panels, few_rows_work(p), grain_of(p)));
+}
+
 }  // namespace
 
 bool dot_is_parallel(const DotProblem& p) {
-  return work_of(p) >= grain_of(p);
+  return (few_rows(p) ? few_rows_work(p) : work_of(p)) >= grain_of(p);
 }
 
 std::int64_t dot_packed_panel() {
@@ -252,6 +339,7 @@ void dot_pack_b(DType dtype, const GemmMatrix& b, std::int64_t n, std::int64_t k
 void dot_product(const DotProblem& problem) {
   const DotProblem& p = problem;
   if (p.m <= 0 || p.n <= 0 || p.batches <= 0) return;
+  if (few_rows(p)) return run_few_rows(p);
   const Plan plan = plan_of(p);
   const std::int64_t columns = std::min(blocks_of(p.n, plan.panel) * plan.panel, plan.nc);
   const std::int64_t slices = slices_of(plan.words);

@@ -56,8 +56,10 @@ void dot_pack_b(DType dtype, const GemmMatrix& b, std::int64_t n, std::int64_t k
 
 // Words and columns that are packed at a time; columns of a panel are a multiple of 16.
 inline constexpr std::int64_t kDotBlock = 64;
-inline constexpr std::int64_t kDotRows = 72;   // rows of C in a unit, at most
-inline constexpr std::int64_t kDotPanel = 64;  // columns of a panel, at most
+inline constexpr std::int64_t kDotRows = 72;      // rows of C in a unit, at most
+inline constexpr std::int64_t kDotPanel = 64;     // columns of a panel, at most
+inline constexpr std::int64_t kDotFewRows = 8;    // of A: B is read where it lies
+inline constexpr std::int64_t kDotFewWords = 16;  // zeros fill its rows up to a multiple of these
 
 // Units: a_batches * a_blocks blocks of A, then b_batches * panels * slices parts of B.
 struct DotPackArgs {
@@ -94,12 +96,18 @@ struct DotArgs {
   char* slots = nullptr;
   std::int64_t slot_bytes = 0;
   int (*slot)() = nullptr;
+  // Few rows of A, and B as p.b says: a unit is `panel` of its columns.
+  bool along = false;           // its columns lie in memory one after the other, else its rows
+  std::uint32_t b_flip = 0;     // added without carry to each word of B
+  const float* ones = nullptr;  // a row of A whose sums are those of B's columns, or null
 };
 
 HOTLOOP_KERNEL_BF16(gemm_bf16_pack, DotPackArgs)
 HOTLOOP_KERNEL_BF16(gemm_bf16_tiles, DotArgs)  // units: batch, panel, row block (the fastest)
+HOTLOOP_KERNEL_BF16(gemm_bf16_rows, DotArgs)   // units: batch, block of columns
 HOTLOOP_KERNEL_BF16(quant_pack, DotPackArgs)
 HOTLOOP_KERNEL_BF16(quant_tiles, DotArgs)
+HOTLOOP_KERNEL_BF16(quant_rows, DotArgs)
 
 // The ceilings: units of kProbeDotFlops operations of dot products in registers.
 inline constexpr std::int64_t kProbeDotFlops = std::int64_t{3} << 19;

@@ -10,8 +10,7 @@
 #include <utility>
 
 #include "core/arena.h"
-#include "core/launch.h"
-#include "core/threads.h"
+#include "kernels/driver/gemm_plan.h"
 
 namespace hotloop {
 
@@ -22,18 +21,9 @@ constexpr std::int64_t kSlice = 512;              // terms of a slice of k
 constexpr std::int64_t kRowBytes = 576ll << 10;   // A of a unit, which stays in L2
 constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
 constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
-constexpr double kGrainFlops = 5e5;               // about 4 microseconds
 constexpr std::int64_t kLeast = 8;                // terms of a block of k
 constexpr std::int64_t kOwnBlocks = 8;            // of rows of C, that a thread's own panel serves
 constexpr std::int64_t kFewTerms = 8;             // writing C takes longer than the sums
-
-std::int64_t blocks_of(std::int64_t size, std::int64_t block) {
-  return (size + block - 1) / block;
-}
-
-std::int64_t bytes_of(DType dtype) {
-  return dtype == DType::f32 ? 4 : 8;
-}
 
 // Columns of a tile at the level in force. The kernels take any width, so nothing breaks when
 // another thread forces another level meanwhile.
@@ -44,21 +34,6 @@ std::int64_t tile_columns(DType dtype) {
 #else
   return 2 * 16 / bytes_of(dtype);
 #endif
-}
-
-Split split_of(const GemmProblem& p, std::int64_t units, double flops) {
-  Split split{.units = units};
-  const double per_unit = flops / static_cast<double>(std::max<std::int64_t>(units, 1));
-  split.grain =
-      per_unit >= kGrainFlops ? 1 : static_cast<std::int64_t>(kGrainFlops / (per_unit + 1)) + 1;
-  split.interruptible = p.interruptible;
-  return split;
-}
-
-double flops_of(const GemmProblem& p) {
-  // Writing an element of C is worth a few terms.
-  return 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) *
-         static_cast<double>(std::max<std::int64_t>(p.k, 4)) * static_cast<double>(p.batches);
 }
 
 // Elements of a row of k in panels: the last one is as wide as the others.
@@ -333,32 +308,6 @@ void add_slices(const T* parts, std::int64_t slices, std::int64_t m, T* sums) {
   }
 }
 
-// A product so small that planning would take as long: one unit, nothing packed.
-constexpr std::int64_t kTinyBytes = 32768;  // of B, packed on the stack
-bool is_tiny(const GemmProblem& p) {
-  return p.batches == 1 && p.m <= 128 && p.n <= 128 && p.k <= 128 &&
-         p.m * p.n * p.k <= 70 * 70 * 70 &&
-         (p.b.column_step == 1 || (p.n + 15) / 16 * 16 * p.k * bytes_of(p.dtype) <= kTinyBytes);
-}
-
-void run_tiny(const GemmProblem& p) {
-  GemmArgs args;
-  args.p = p;
-  args.row_block = p.m;
-  args.row_blocks = 1;
-  args.column_block = p.n;
-  args.column_blocks = 1;
-  if (p.b.column_step == 1) {
-    gemm_tiles_kernel()(args, 0, 1);
-    return;
-  }
-  alignas(64) char slot[kTinyBytes];
-  args.column_block = (p.n + 15) / 16 * 16;
-  args.slots = slot;
-  args.slot = [] { return 0; };
-  gemm_tiles_kernel()(args, 0, 1);
-}
-
 // Few outputs, many terms (a weight's gradient over a long batch): slices of k side by side, each
 // to its own partial result, then added in order.
 void run_slices(const GemmProblem& p) {
@@ -423,8 +372,8 @@ GemmMatrix transposed(GemmMatrix matrix) {
 
 }  // namespace
 
-bool gemm_is_parallel(const GemmProblem& p) {
-  return flops_of(p) >= kGrainFlops;
+bool gemm_is_long(const GemmProblem& p) {
+  return flops_of(p) >= 4 * kGrainFlops;
 }
 
 void gemm_row_sums(const GemmProblem& p) {
@@ -475,10 +424,7 @@ void gemm_pack_b(DType dtype, const GemmMatrix& b, std::int64_t n, std::int64_t 
 }
 
 void gemm(const GemmProblem& problem) {
-  if (is_tiny(problem) && problem.m > 1 && problem.n > 1 && problem.k > 1 &&
-      problem.packed_columns == 0) {
-    return run_tiny(problem);
-  }
+  if (gemm_is_small(problem)) return gemm_small(problem);
   GemmProblem p = problem;
   if (p.m <= 0 || p.n <= 0 || p.batches <= 0) {
     if (p.a_sums && p.m > 0) gemm_row_sums(p);

@@ -48,8 +48,8 @@ std::int64_t gemm_packed_columns(DType dtype);
 std::int64_t gemm_packed_size(std::int64_t n, std::int64_t k, std::int64_t columns);
 void gemm_pack_b(DType dtype, const GemmMatrix& b, std::int64_t n, std::int64_t k,
                  std::int64_t columns, void* to);
-// Worth several threads, and worth releasing the GIL for.
-bool gemm_is_parallel(const GemmProblem& problem);
+// Worth releasing the GIL for.
+bool gemm_is_long(const GemmProblem& problem);
 #endif
 
 // What the kernels below take: a problem whose blocks are laid out.

@@ -4,6 +4,7 @@
 // also compiled for: avx512bf16
 #include "engines/activate.h"
 #include "engines/dot_pack.h"
+#include "engines/dot_rows.h"
 #include "engines/dot_tile.h"
 #include "kernels/dot.h"
 
@@ -51,6 +52,18 @@ void finish_row(const DotProblem& p, float* sum, void* c, std::int64_t column,
   }
 }
 
+// Writes a block of C from its sums.
+void finish_block(const DotProblem& p, const DotBlock& block, float* sums) {
+  const std::int64_t item = p.c_type == DType::f32 ? 4 : 2;
+  const std::int64_t start =
+      (p.c.offsets ? p.c.offsets[block.batch] : block.batch * p.c.batch_step) +
+      block.row * p.c.row_step + block.column;
+  char* c = static_cast<char*>(p.c.data) + start * item;
+  for (std::int64_t i = 0; i < block.rows; ++i) {
+    finish_row(p, sums + i * kDotPanel, c + i * p.c.row_step * item, block.column, block.columns);
+  }
+}
+
 }  // namespace
 
 void gemm_bf16_pack(const DotPackArgs& args, std::int64_t begin, std::int64_t end) {
@@ -72,14 +85,14 @@ void gemm_bf16_tiles(const DotArgs& args, std::int64_t begin, std::int64_t end) 
     }
     return {sums, kDotPanel, nullptr};
   };
-  const auto finish = [&](const DotBlock& block, float* sums) {
-    const std::int64_t item = p.c_type == DType::f32 ? 4 : 2;
-    char* c = static_cast<char*>(p.c.data) + start_of(block) * item;
-    for (std::int64_t i = 0; i < block.rows; ++i) {
-      finish_row(p, sums + i * kDotPanel, c + i * p.c.row_step * item, block.column, block.columns);
-    }
-  };
+  const auto finish = [&](const DotBlock& block, float* sums) { finish_block(p, block, sums); };
   dot_blocks<Bf16Dot>(args, begin, end, NoSums{}, prepare, finish);
+}
+
+void gemm_bf16_rows(const DotArgs& args, std::int64_t begin, std::int64_t end) {
+  dot_few_rows<Bf16Dot>(args, begin, end, [&](const DotBlock& block, float* sums) {
+    finish_block(args.p, block, sums);
+  });
 }
 
 void gemm_bf16_probe(const ProbeDotArgs& args, std::int64_t begin, std::int64_t end) {

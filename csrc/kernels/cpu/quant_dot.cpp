@@ -3,6 +3,7 @@
 // 16 bits and multiplied by vpmaddwd, which is exact. The same bits on every level.
 // also compiled for: avx512bf16
 #include "engines/dot_pack.h"
+#include "engines/dot_rows.h"
 #include "engines/dot_tile.h"
 #include "engines/quantize.h"
 #include "kernels/dot.h"
@@ -109,6 +110,28 @@ void finish_block(const DotArgs& g, const DotBlock& block, const std::int32_t* s
 
 void quant_pack(const DotPackArgs& args, std::int64_t begin, std::int64_t end) {
   dot_pack<ByteDot>(args, begin, end, ByteSums{});
+}
+
+void quant_rows(const DotArgs& args, std::int64_t begin, std::int64_t end) {
+  const DotProblem& p = args.p;
+  constexpr std::int64_t kLanes = Vec<float>::lanes;
+  alignas(64) std::int32_t terms[kDotPanel];
+  alignas(64) std::int32_t zeros[kDotPanel];
+  const std::int64_t item = p.c_type == DType::f32 || p.c_type == DType::s32 ? 4 : 1;
+  dot_few_rows<ByteDot>(args, begin, end, [&](const DotBlock& block, std::int32_t* sums) {
+    if (block.column_sums || p.int_bias || args.row_sums) {
+      column_terms(args, block, terms, zeros);
+      for (std::int64_t i = 0; i < block.rows; ++i) {
+        std::int32_t* row = sums + i * kDotPanel;
+        for (std::int64_t j = 0; j < block.columns; j += kLanes) {
+          simd::store_sum(row + j, load_ints(row + j, kLanes) + load_ints(terms + j, kLanes));
+        }
+      }
+    }
+    const std::int64_t start =
+        (p.c.offsets ? p.c.offsets[block.batch] : block.batch * p.c.batch_step) + block.column;
+    finish_block(args, block, sums, static_cast<char*>(p.c.data) + start * item, item, zeros);
+  });
 }
 
 void quant_tiles(const DotArgs& args, std::int64_t begin, std::int64_t end) {

@@ -1,0 +1,65 @@
+// Products of a few microseconds, where planning would take as long: nothing is allocated, at most
+// one unit for each thread, and only threads that are awake.
+#include <algorithm>
+
+#include "kernels/driver/gemm_plan.h"
+
+namespace hotloop {
+
+namespace {
+
+constexpr std::int64_t kTinyBytes = 32768;  // of B, packed on the stack, once for each thread
+constexpr int kTinySlots = 2;
+constexpr std::int64_t kNearBytes = 128 << 10;  // of B, read where it lies
+constexpr double kSmallFlops = 5e6;             // about 40 microseconds of one thread
+constexpr double kShareFlops = 8e4;             // worth another thread: 0.7 microseconds
+constexpr std::int64_t kLeastRows = 8;          // of a thread
+
+}  // namespace
+
+bool gemm_is_small(const GemmProblem& p) {
+  if (p.batches != 1 || p.packed_columns > 0 || p.m <= 1 || p.n <= 1 || p.k <= 1) return false;
+  const std::int64_t item = bytes_of(p.dtype);
+  if (p.b.column_step == 1) {
+    return p.k <= 512 && p.n <= 512 && p.m <= 512 && p.k * p.n * item <= kNearBytes &&
+           flops_of(p) <= kSmallFlops && (p.k <= 128 || p.b.row_step * item % 4096 != 0);
+  }
+  return p.m <= 128 && p.n <= 128 && p.k <= 128 && p.m * p.n * p.k <= 70 * 70 * 70 &&
+         (p.n + 15) / 16 * 16 * p.k * item <= kTinyBytes;
+}
+
+void gemm_small(const GemmProblem& p) {
+  GemmArgs args;
+  args.p = p;
+  args.row_block = p.m;
+  args.row_blocks = 1;
+  args.column_block = p.n;
+  args.column_blocks = 1;
+  alignas(64) char slots[kTinySlots * kTinyBytes];
+  const bool packs = p.b.column_step != 1;
+  if (packs) {
+    args.column_block = (p.n + 15) / 16 * 16;
+    args.slots = slots;
+    args.slot_bytes = kTinyBytes;
+    args.slot = thread_index;
+  }
+  const double flops = flops_of(p);
+  if (flops >= 2 * kShareFlops && p.m >= 2 * kLeastRows) {
+    std::int64_t threads = std::min<std::int64_t>(num_threads(), p.m / kLeastRows);
+    threads = std::min(threads, static_cast<std::int64_t>(flops / kShareFlops));
+    if (packs) threads = std::min<std::int64_t>(threads, kTinySlots);
+    args.row_block = blocks_of(p.m, threads);
+    args.row_blocks = blocks_of(p.m, args.row_block);
+  }
+  if (args.row_blocks == 1) {
+    if (packs) args.slot = [] { return 0; };
+    return gemm_tiles_kernel()(args, 0, 1);
+  }
+  Split split{.units = args.row_blocks};
+  split.max_threads = static_cast<int>(args.row_blocks);
+  split.interruptible = false;
+  split.is_short = true;
+  launch(gemm_tiles_kernel(), args, split);
+}
+
+}  // namespace hotloop
