@@ -119,6 +119,8 @@ constexpr std::int64_t kSlabBytes = 224 << 10;
 constexpr std::int64_t kSlabPixels = 1024;
 constexpr double kWorkOfAGrain = 1e6;
 constexpr std::int64_t kSpreadBytes = 512;
+// Pixels so far apart share one place of the first cache; from half of it on rows in place win.
+constexpr std::int64_t kPageBytes = 4096;
 
 // Where the slabs lie in the source, and whether they can be read there.
 ConvSlab place_slabs(const Source& source, const PassAxes& axes) {
@@ -309,7 +311,7 @@ ConvRowTaps plan_row_taps(DType dtype, const Source& source, const PassAxes& axe
   if (!three || !image || source.stride_c != 1) return {};
   if (axes.rows.taps() > kMaxRowTaps) return {};
   const std::int64_t item = bytes_of(dtype), strip = kStripBlocks * kBlockBytes / item;
-  const bool copied = source.stride_w * item % kSpreadBytes == 0 && source.channels > strip;
+  const bool copied = source.stride_w * item % kPageBytes == 0 && source.channels > strip;
   return {axes.rows.taps(), axes.rows.shift.data(), cols.step, y_step, copied ? strip : 0};
 }
 

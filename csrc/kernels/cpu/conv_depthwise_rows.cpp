@@ -26,6 +26,26 @@ struct RowBlock {
 // any of them, where fewer pixels may be wanted too.
 enum class Edge { none, first, last, any };
 
+// Fetches what the next row of output pixels reads and writes first, into the second cache: a block
+// reads many short runs far apart, which the hardware does not foresee.
+template <class T, int Step>
+HOTLOOP_SIMD void fetch_next_row(const ConvTilesArgs& args, const RowTaps& taps,
+                                 const RowBlock<T>& block, std::int64_t c) {
+  const std::int64_t stride = args.slab.stride_h;
+  const T* x = block.x + (taps.top + args.row_taps.shift[taps.last - 1]) * stride + c;
+#pragma GCC unroll 2
+  for (int row = 1; row <= Step; ++row) {
+#pragma GCC unroll 8
+    for (int q = 0; q < kBlockPixels * Step; ++q) {
+      __builtin_prefetch(x + row * stride + q * block.step, 0, 2);
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < kBlockPixels; ++p) {
+    __builtin_prefetch(block.y + args.y_stride_h + p * block.y_step + c, 1, 2);
+  }
+}
+
 // kBlockPixels output pixels, one vector of channels from c on.
 template <class T, int Step, Edge edge, bool Whole>
 HOTLOOP_SIMD void block_of_pixels(const ConvTilesArgs& args, const RowTaps& taps,
@@ -60,6 +80,7 @@ HOTLOOP_SIMD void block_of_pixels(const ConvTilesArgs& args, const RowTaps& taps
       }
     }
   }
+  if (edge != Edge::any) fetch_next_row<T, Step>(args, taps, block, c);
 #pragma GCC unroll 4
   for (int p = 0; p < kBlockPixels; ++p) {
     if (edge == Edge::any && p >= block.pixels) continue;

@@ -34,6 +34,15 @@ template <class T, int Step, int Rows, bool Whole>
     const bool inside = at + 2 >= 0 && at + 2 < width;
     const bool next = at + 3 >= 0 && at + 3 < width;
     const std::int64_t offset = (at + 2) * stride;
+    // What the next row of dy needs: short runs far apart, which the hardware does not foresee.
+    __builtin_prefetch(dy + args.dy_stride_h, 0, 2);
+#pragma GCC unroll 2
+    for (int i = 1; i <= Step; ++i) {
+#pragma GCC unroll 2
+      for (int q = 0; q < Step; ++q) {
+        __builtin_prefetch(row[Rows - 1] + i * args.slab.stride_h + offset + q * stride, 0, 2);
+      }
+    }
 #pragma GCC unroll 3
     for (int i = 0; i < Rows; ++i) {
       V right = simd::zero<T>();
