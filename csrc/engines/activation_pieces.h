@@ -180,7 +180,7 @@ template <class Near, int Inputs, class F>
     simd::store_n(out + i, apply<float>(full, v), count);
     i += count;
   };
-  if (stream) {
+  if (stream || n >= kAlignFrom * lanes) {
     const auto address = reinterpret_cast<std::uintptr_t>(out);
     const auto head = static_cast<std::int64_t>((-address & (simd::kBytes - 1)) / sizeof(float));
     if (head > 0) part(static_cast<int>(head < n ? head : n));

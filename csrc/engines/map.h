@@ -31,6 +31,10 @@ template <class T, class F>
   return f(v[0], v[1], v[2]);
 }
 
+// Vectors from which on whole lines are worth a step of their own: NumPy's large arrays begin 16
+// bytes off, and every vector would be written to two.
+constexpr std::int64_t kAlignFrom = 16;
+
 // n elements, every operand dense.
 template <int Inputs, class T, class F>
 [[gnu::always_inline]] static inline void map_dense(T* out, const T* const (&in)[Inputs],
@@ -43,7 +47,7 @@ template <int Inputs, class T, class F>
     simd::store_n(out + i, apply<T>(f, v), count);
     i += count;
   };
-  if (stream) {
+  if (stream || n >= kAlignFrom * lanes) {
     const auto address = reinterpret_cast<std::uintptr_t>(out);
     const auto head = static_cast<std::int64_t>((-address & (simd::kBytes - 1)) / sizeof(T));
     if (head > 0) part(static_cast<int>(head < n ? head : n));
