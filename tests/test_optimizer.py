@@ -125,6 +125,25 @@ def tensors(rng, dtype=np.float32):
     return [[np.array(np.abs(rng.normal(size=s)), dtype) for s in shapes] for _ in range(4)]
 
 
+def test_same_bits_wherever_arrays_begin(level, dtype, rng):
+    """Whole lines are stepped over from the parameter's first one on, masked parts beside them."""
+    for size in (1, 5, 16, 61, 200, 4096 + 203):
+        values = [rng.standard_normal(size).astype(dtype) for _ in range(4)]
+        values[3] = np.abs(values[3])
+        expected = [value.copy() for value in values]
+        adam_step(*expected, lr=0.1, step=3)
+        for shifts in ((1, 1, 1, 1), (4, 4, 4, 4), (15, 2, 0, 7), (0, 3, 3, 9)):
+            memory = [np.full(size + 32, 7.0, dtype) for _ in values]
+            arrays = [m[shift : shift + size] for m, shift in zip(memory, shifts)]
+            for array, value in zip(arrays, values):
+                array[:] = value
+            adam_step(*arrays, lr=0.1, step=3)
+            for array, value, m, shift in zip(arrays, expected, memory, shifts):
+                np.testing.assert_array_equal(array, value)
+                assert (m[:shift] == 7).all()
+                assert (m[shift + size :] == 7).all()
+
+
 def test_lists_are_the_single_steps(rng, dtype):
     many = tensors(rng, dtype)
     single = [[a.copy() for a in slot] for slot in many]

@@ -104,32 +104,54 @@ template <class T>
   }
 }
 
-// Loads a vector of each array, updates, stores those that are written. The next vectors are loaded
-// before these are stored: a load whose address agrees with a recent store's in the lower 12 bits
-// waits for it, which cost 1.44 times the time where arrays lie a multiple of 64 bytes apart.
+constexpr int kTogether = simd::kBytes == 64 ? 4 : 2;  // vectors of an array
+constexpr std::int64_t kAhead = 2048;                  // bytes
+
+// Loads vectors of each array, updates, stores those that are written. Several of an array before
+// the next one's, since a load whose address agrees with a recent store's in the lower 12 bits
+// waits for it; and from an aligned address on (NumPy's large arrays begin 16 bytes off). Together
+// 1.6 times as fast for 35 MB in four arrays as one after the other.
 template <class T, int kArrays, unsigned kWritten, class Update>
 [[gnu::always_inline]] static inline void each(const Piece& piece, Update update) {
   using V = simd::Vec<T>;
+  constexpr std::int64_t step = kTogether * V::lanes;
   const std::int64_t n = piece.n;
   T* p[kArrays];
-  V x[kArrays];
-  for (int k = 0; k < kArrays; ++k) {
-    p[k] = static_cast<T*>(piece.at[k]);
-    x[k] = simd::load_upto(p[k], n);
-  }
-  for (std::int64_t i = 0; i < n; i += V::lanes) {
-    V next[kArrays];
-    const std::int64_t rest = n - i - V::lanes;
-    for (int k = 0; k < kArrays; ++k) {
-      next[k] = rest >= V::lanes ? simd::load(p[k] + i + V::lanes)
-                : rest > 0       ? simd::load_n(p[k] + i + V::lanes, static_cast<int>(rest))
-                                 : simd::zero<T>();
+  for (int k = 0; k < kArrays; ++k) p[k] = static_cast<T*>(piece.at[k]);
+  const auto address = reinterpret_cast<std::uintptr_t>(p[0]);
+  auto head = static_cast<std::int64_t>((-address & (simd::kBytes - 1)) / sizeof(T));
+  for (std::int64_t i = 0; i < n;) {
+    if (head == 0) {
+      for (; i + step <= n; i += step) {
+        V x[kTogether][kArrays];
+        HOTLOOP_UNROLL
+        for (int j = 0; j < kTogether * kArrays; ++j) {
+          const int k = j / kTogether, u = j % kTogether;
+          const T* from = p[k] + i + u * V::lanes;
+          x[u][k] = simd::load(from);
+          simd::prefetch(reinterpret_cast<const char*>(from) + kAhead);
+        }
+        HOTLOOP_UNROLL
+        for (int u = 0; u < kTogether; ++u) update(x[u]);
+        HOTLOOP_UNROLL
+        for (int j = 0; j < kTogether * kArrays; ++j) {
+          const int k = j / kTogether, u = j % kTogether;
+          if (kWritten >> k & 1) simd::store(p[k] + i + u * V::lanes, x[u][k]);
+        }
+      }
+      if (i == n) break;
     }
+    // The part before an aligned address, then what is left: at most a vector at a time.
+    std::int64_t count = head > 0 ? head : V::lanes;
+    if (count > n - i) count = n - i;
+    V x[kArrays];
+    for (int k = 0; k < kArrays; ++k) x[k] = simd::load_upto(p[k] + i, count);
     update(x);
     for (int k = 0; k < kArrays; ++k) {
-      if (kWritten >> k & 1) simd::store_upto(p[k] + i, x[k], n - i);
-      x[k] = next[k];
+      if (kWritten >> k & 1) simd::store_upto(p[k] + i, x[k], count);
     }
+    i += count;
+    head = 0;
   }
 }
 
