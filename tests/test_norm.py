@@ -404,6 +404,21 @@ def test_rows_same_bits_for_any_number_of_threads(rms, rng):
     assert_same_bits(lambda: row_backward(rms, dy, x, weight, mean, rstd))
 
 
+@pytest.mark.parametrize("rms", [False, True])
+def test_a_row_does_not_depend_on_its_neighbours(rms, level, dtype, rng):
+    for n in (1, 15, 16, 17, 100, 1024):
+        x = rng.standard_normal((5, n)).astype(dtype)
+        w, b = (rng.standard_normal(n).astype(dtype) for _ in "wb")
+        for first in range(3):
+            if rms:
+                whole = kernels.rms_norm(x, (n,), w)[first:]
+                part = kernels.rms_norm(x[first:], (n,), w)
+            else:
+                whole = kernels.layer_norm(x, (n,), w, b)[first:]
+                part = kernels.layer_norm(x[first:], (n,), w, b)
+            np.testing.assert_array_equal(part, whole)
+
+
 @pytest.mark.parametrize("rms", [False, True], ids=["layer", "rms"])
 def test_row_gradients(rms, level, rng):
     x, dy = (rng.standard_normal((6, 11)) for _ in range(2))

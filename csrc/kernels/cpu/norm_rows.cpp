@@ -14,32 +14,36 @@
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
 
-constexpr std::int64_t kRowRun = 8192;  // elements summed in the row's own type
-constexpr int kTogether = 2;            // rows of a backward step; four do not fit L1
+constexpr std::int64_t kRowRun = 8192;                // elements summed in the row's own type
+constexpr int kTogether = 2;                          // rows of a backward step; four do not fit L1
+constexpr int kForward = simd::kBytes == 64 ? 2 : 1;  // of a forward step: its sums in registers
 constexpr std::int64_t kPilot = 16;
 
-// sums[k] = the sum over the row of term k.
-template <int terms, class T, class Body>
-[[gnu::always_inline]] static inline void sum_row(std::int64_t n, double (&sums)[terms],
-                                                  Body body) {
-  for (int k = 0; k < terms; ++k) sums[k] = 0.0;
+// sums[r][k] = the sum over row r of term k; body(walk, r, place, sums) adds the terms of one
+// vector. Rows go side by side, since each alone waits for its sums at the end.
+template <int rows, int terms, class T, class Body>
+[[gnu::always_inline]] static inline void sum_rows(std::int64_t n, double (&sums)[rows][terms],
+                                                   Body body) {
+  HOTLOOP_UNROLL
+  for (int i = 0; i < rows * terms; ++i) sums[i / terms][i % terms] = 0.0;
   for (std::int64_t first = 0; first < n; first += kRowRun) {
     const AlongRow<T, true> walk{n - first < kRowRun ? n - first : kRowRun};
-    Vec<T> slots[terms][kSlots];
-    for (int k = 0; k < terms; ++k) {
-      for (int i = 0; i < kSlots; ++i) slots[k][i] = simd::zero<T>();
+    Vec<T> slots[rows][kSlots][terms];
+    HOTLOOP_UNROLL
+    for (int i = 0; i < rows * kSlots * terms; ++i) {
+      slots[i / (kSlots * terms)][i / terms % kSlots][i % terms] = simd::zero<T>();
     }
     walk.each([&](Step at) __attribute__((always_inline)) {
-      Vec<T> term[terms];
       at.index += first;
-      body(walk, at, term);
-      for (int k = 0; k < terms; ++k) {
-        slots[k][at.slot] = slots[k][at.slot] + walk.settle(term[k], at, T(0));
-      }
+      HOTLOOP_UNROLL
+      for (int r = 0; r < rows; ++r) body(walk, r, at, slots[r][at.slot]);
     });
-    for (int k = 0; k < terms; ++k) {
-      sums[k] += static_cast<double>(
-          simd::reduce_add((slots[k][0] + slots[k][1]) + (slots[k][2] + slots[k][3])));
+    HOTLOOP_UNROLL
+    for (int i = 0; i < rows * terms; ++i) {
+      const auto& its = slots[i / terms];
+      const int k = i % terms;
+      sums[i / terms][k] +=
+          static_cast<double>(simd::reduce_add((its[0][k] + its[1][k]) + (its[2][k] + its[3][k])));
     }
   }
 }
@@ -49,71 +53,111 @@ struct Statistics {
   T mean, rstd;
 };
 
-template <class T>
-[[gnu::always_inline]] static inline Statistics<T> statistics_of(const RowNormArgs& args,
-                                                                 const T* x) {
+// Of `rows` rows that lie `step` apart.
+template <int rows, class T>
+[[gnu::always_inline]] static inline void statistics_of(const RowNormArgs& args, const T* x,
+                                                        std::int64_t step,
+                                                        Statistics<T> (&found)[rows]) {
   using Walk = AlongRow<T, true>;
   const double share = 1.0 / static_cast<double>(args.n);
-  double sum[1], rest[2];
+  double sum[rows][1], rest[rows][2];
   if (args.rms) {
-    sum_row<1, T>(args.n, sum, [&](const Walk& walk, Step at, Vec<T>(&term)[1]) {
-      const Vec<T> v = walk.load(x, 1, at);
-      term[0] = v * v;
-    });
-    return {T(0), static_cast<T>(1.0 / __builtin_sqrt(sum[0] * share + args.eps))};
+    sum_rows<rows, 1, T>(
+        args.n, sum,
+        [&](const Walk& walk, int r, Step at, Vec<T>(&total)[1]) __attribute__((always_inline)) {
+          const Vec<T> v = walk.settle(walk.load(x + r * step, 1, at), at, T(0));
+          total[0] = simd::fma(v, v, total[0]);
+        });
+    for (int r = 0; r < rows; ++r) {
+      found[r] = {T(0), static_cast<T>(1.0 / __builtin_sqrt(sum[r][0] * share + args.eps))};
+    }
+    return;
   }
   const std::int64_t first = (args.n + kPilot - 1) / kPilot;
-  sum_row<1, T>(first, sum, [&](const Walk& walk, Step at, Vec<T>(&term)[1]) {
-    term[0] = walk.load(x, 1, at);
-  });
-  const T pilot = static_cast<T>(sum[0] / static_cast<double>(first));
-  const Vec<T> center = simd::set1<T>(pilot);
-  sum_row<2, T>(args.n, rest, [&](const Walk& walk, Step at, Vec<T>(&term)[2]) {
-    term[0] = walk.load(x, 1, at) - center;
-    term[1] = term[0] * term[0];
-  });
-  const double off = rest[0] * share;
-  const double variance = rest[1] * share - off * off;
-  return {static_cast<T>(static_cast<double>(pilot) + off),
-          static_cast<T>(1.0 / __builtin_sqrt(variance + args.eps))};
+  sum_rows<rows, 1, T>(
+      first, sum,
+      [&](const Walk& walk, int r, Step at, Vec<T>(&total)[1]) __attribute__((always_inline)) {
+        total[0] = total[0] + walk.settle(walk.load(x + r * step, 1, at), at, T(0));
+      });
+  T pilot[rows];
+  Vec<T> center[rows];
+  for (int r = 0; r < rows; ++r) {
+    pilot[r] = static_cast<T>(sum[r][0] / static_cast<double>(first));
+    center[r] = simd::set1<T>(pilot[r]);
+  }
+  sum_rows<rows, 2, T>(
+      args.n, rest,
+      [&](const Walk& walk, int r, Step at, Vec<T>(&total)[2]) __attribute__((always_inline)) {
+        const Vec<T> d = walk.settle(walk.load(x + r * step, 1, at) - center[r], at, T(0));
+        total[0] = total[0] + d;
+        total[1] = simd::fma(d, d, total[1]);
+      });
+  for (int r = 0; r < rows; ++r) {
+    const double off = rest[r][0] * share;
+    const double variance = rest[r][1] * share - off * off;
+    found[r] = {static_cast<T>(static_cast<double>(pilot[r]) + off),
+                static_cast<T>(1.0 / __builtin_sqrt(variance + args.eps))};
+  }
 }
 
-template <class T>
-static inline void forward_body(const RowNormArgs& args, std::int64_t begin, std::int64_t end) {
+// `rows` neighbouring rows; each comes out the same whoever stands beside it.
+template <int rows, class T>
+static inline void forward_rows(const RowNormArgs& args, std::int64_t row) {
   const T *weight = static_cast<const T*>(args.weight), *bias = static_cast<const T*>(args.bias);
   const bool plain = args.activation == Activation::none;
   const AlongRow<T, true> walk{args.n};
-  for (std::int64_t row = begin; row < end; ++row) {
-    const T* x = static_cast<const T*>(args.x) + row * args.x_stride;
-    if (args.other) {
-      const T* other = static_cast<const T*>(args.other) + row * args.other_stride;
-      T* total = static_cast<T*>(args.total) + row * args.n;
+  const T* x = static_cast<const T*>(args.x) + row * args.x_stride;
+  std::int64_t step = args.x_stride;
+  if (args.other) {
+    T* total = static_cast<T*>(args.total) + row * args.n;
+    for (int r = 0; r < rows; ++r) {
+      const T* other = static_cast<const T*>(args.other) + (row + r) * args.other_stride;
       walk.each([&](Step at) __attribute__((always_inline)) {
-        walk.store(total, 1, at, walk.load(x, 1, at) + walk.load(other, 1, at));
+        walk.store(total + r * args.n, 1, at,
+                   walk.load(x + r * step, 1, at) + walk.load(other, 1, at));
       });
-      x = total;
     }
-    const Statistics<T> found = statistics_of<T>(args, x);
-    if (args.mean) static_cast<T*>(args.mean)[row] = found.mean;
-    static_cast<T*>(args.rstd)[row] = found.rstd;
-    const Vec<T> mean = simd::set1<T>(found.mean), rstd = simd::set1<T>(found.rstd);
-    T* y = static_cast<T*>(args.out) + row * args.out_stride;
-    if (plain && weight && bias) {
-      walk.each([&](Step at) __attribute__((always_inline)) {
-        const Vec<T> v = (walk.load(x, 1, at) - mean) * rstd;
-        walk.store(y, 1, at, simd::fma(v, walk.load(weight, 1, at), walk.load(bias, 1, at)));
-      });
-      continue;
-    }
+    x = total;
+    step = args.n;
+  }
+  Statistics<T> found[rows];
+  statistics_of<rows, T>(args, x, step, found);
+  Vec<T> mean[rows], rstd[rows];
+  for (int r = 0; r < rows; ++r) {
+    if (args.mean) static_cast<T*>(args.mean)[row + r] = found[r].mean;
+    static_cast<T*>(args.rstd)[row + r] = found[r].rstd;
+    mean[r] = simd::set1<T>(found[r].mean);
+    rstd[r] = simd::set1<T>(found[r].rstd);
+  }
+  T* y = static_cast<T*>(args.out) + row * args.out_stride;
+  if (plain && weight && bias) {
+    walk.each([&](Step at) __attribute__((always_inline)) {
+      const Vec<T> scale = walk.load(weight, 1, at), shift = walk.load(bias, 1, at);
+      HOTLOOP_UNROLL
+      for (int r = 0; r < rows; ++r) {
+        const Vec<T> v = (walk.load(x + r * step, 1, at) - mean[r]) * rstd[r];
+        walk.store(y + r * args.out_stride, 1, at, simd::fma(v, scale, shift));
+      }
+    });
+    return;
+  }
+  for (int r = 0; r < rows; ++r, x += step, y += args.out_stride) {
     for (std::int64_t i = 0; i < args.n; i += walk.lanes) {
       const std::int64_t left = args.n - i;
-      Vec<T> v = (simd::load_upto(x + i, left) - mean) * rstd;
+      Vec<T> v = (simd::load_upto(x + i, left) - mean[r]) * rstd[r];
       if (weight) v = v * simd::load_upto(weight + i, left);
       if (bias) v = v + simd::load_upto(bias + i, left);
       if (!plain) v = activate(args.activation, args.alpha, v);
       simd::store_upto(y + i, v, left);
     }
   }
+}
+
+template <class T>
+static inline void forward_body(const RowNormArgs& args, std::int64_t begin, std::int64_t end) {
+  std::int64_t row = begin;
+  for (; row + kForward <= end; row += kForward) forward_rows<kForward, T>(args, row);
+  for (; row < end; ++row) forward_rows<1, T>(args, row);
 }
 
 // `rows` neighbouring rows, at most kTogether: dx, and what they add to dweight and dbias.
