@@ -121,19 +121,8 @@ Counted check_labels(const char* op, const Labels& labels, std::int64_t classes,
 // out = sum(x) / divisor of n numbers, where the call runs.
 void sum_where(const Call& call, DType dtype, const void* x, std::int64_t n, double divisor,
                void* out) {
-  if (!call.on_gpu()) return run_sum(dtype, x, n, divisor, out);
-  ReduceArgs args{};
-  args.dtype = dtype;
-  args.op = ReduceOp::sum;
-  args.x = x;
-  args.out = out;
-  args.divisor = divisor;
-  args.reduced = n;
-  args.outputs = 1;
-  args.kept_dims = args.reduced_dims = 1;
-  args.kept_sizes[0] = 1;
-  args.reduced_sizes[0] = n;
-  args.reduced_strides[0] = 1;
+  ReduceArgs args = sum_args(dtype, x, n, divisor, out);
+  if (!call.on_gpu()) return run_reduce(args);
   call.run_gpu("reduce", args, 1, &ReduceArgs::scratch);
 }
 

@@ -186,6 +186,26 @@ struct Block {
   return first + last - 1 - unit;
 }
 
+// The positions of a unit of norm_apply; channels last, c is 0 and all channels are meant.
+struct Piece {
+  std::int64_t n, c, s0, count;
+  std::int64_t set;  // whose coefficients hold
+};
+[[maybe_unused]] static inline Piece piece_at(const NormArgs& args, std::int64_t unit) {
+  const std::int64_t pieces = (args.s + args.piece - 1) / args.piece;
+  const std::int64_t channels = args.channels_last ? 1 : args.c;
+  const std::int64_t at = mirrored(unit, args.n * channels * pieces, args.parts);
+  const std::int64_t plane = at / pieces, n = plane / channels, s0 = at % pieces * args.piece;
+  return {n, plane % channels, s0, args.s - s0 < args.piece ? args.s - s0 : args.piece,
+          args.sets == 1 ? 0 : n};
+}
+// One coefficient in every lane, for pieces of one channel.
+template <class T>
+[[gnu::always_inline]] static inline Vec<T> every(const NormArgs& args, Coefficient which,
+                                                  const Piece& piece) {
+  return simd::set1<T>(coefficient<T>(args, which, piece.set)[piece.c]);
+}
+
 // Whether rows of whole vectors can be written around the caches.
 template <class T>
 static inline bool streams(const NormArgs& args) {

@@ -270,7 +270,7 @@ void run_index_along(const AlongArgs& whole) {
   *static_cast<std::int64_t*>(whole.out) = best;
 }
 
-void run_sum(DType dtype, const void* x, std::int64_t n, double divisor, void* out) {
+ReduceArgs sum_args(DType dtype, const void* x, std::int64_t n, double divisor, void* out) {
   ReduceArgs args{};
   args.dtype = dtype;
   args.op = ReduceOp::sum;
@@ -283,7 +283,7 @@ void run_sum(DType dtype, const void* x, std::int64_t n, double divisor, void* o
   args.kept_sizes[0] = 1;
   args.reduced_sizes[0] = n;
   args.reduced_strides[0] = 1;
-  run_reduce(args);
+  return args;
 }
 
 }  // namespace hotloop

@@ -72,7 +72,7 @@ void run_reduce(const ReduceArgs& whole);
 void run_pair_reduce(const ReduceArgs& whole);
 // index_along; long lines are cut into chunks too.
 void run_index_along(const AlongArgs& whole);
-// out[0] = sum(x[0..n)) / divisor, for a dense vector.
-void run_sum(DType dtype, const void* x, std::int64_t n, double divisor, void* out);
+// For out[0] = sum(x[0..n)) / divisor of a dense vector.
+ReduceArgs sum_args(DType dtype, const void* x, std::int64_t n, double divisor, void* out);
 
 }  // namespace hotloop

@@ -234,12 +234,9 @@ template <class T>
 static inline void apply_last(const NormArgs& args, std::int64_t begin, std::int64_t end) {
   const bool stream = streams<T>(args);
   const bool plain = args.activation == Activation::none && !args.other;
-  const std::int64_t pieces = (args.s + args.piece - 1) / args.piece, units = args.n * pieces;
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const std::int64_t at = mirrored(unit, units, args.parts), n = at / pieces;
-    const std::int64_t s0 = at % pieces * args.piece;
-    const std::int64_t rows = args.s - s0 < args.piece ? args.s - s0 : args.piece;
-    const std::int64_t set = args.sets == 1 ? 0 : n;
+    const Piece piece = piece_at(args, unit);
+    const std::int64_t n = piece.n, s0 = piece.s0, rows = piece.count, set = piece.set;
     const T* centers = coefficient<T>(args, kCenter, set);
     const T* scales = coefficient<T>(args, kScale, set);
     const T* shifts = coefficient<T>(args, kShift, set);
@@ -286,17 +283,12 @@ template <class T>
 static inline void apply_first(const NormArgs& args, std::int64_t begin, std::int64_t end) {
   const bool stream = streams<T>(args);
   const bool plain = args.activation == Activation::none && !args.other;
-  const std::int64_t pieces = (args.s + args.piece - 1) / args.piece;
-  const std::int64_t units = args.n * args.c * pieces;
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const std::int64_t place_of = mirrored(unit, units, args.parts), plane = place_of / pieces;
-    const std::int64_t n = plane / args.c, c = plane % args.c;
-    const std::int64_t s0 = place_of % pieces * args.piece;
-    const std::int64_t count = args.s - s0 < args.piece ? args.s - s0 : args.piece;
-    const std::int64_t set = args.sets == 1 ? 0 : n;
-    const Vec<T> center = simd::set1<T>(coefficient<T>(args, kCenter, set)[c]);
-    const Vec<T> scale = simd::set1<T>(coefficient<T>(args, kScale, set)[c]);
-    const Vec<T> shift = simd::set1<T>(coefficient<T>(args, kShift, set)[c]);
+    const Piece piece = piece_at(args, unit);
+    const std::int64_t n = piece.n, c = piece.c, s0 = piece.s0, count = piece.count;
+    const Vec<T> center = every<T>(args, kCenter, piece);
+    const Vec<T> scale = every<T>(args, kScale, piece);
+    const Vec<T> shift = every<T>(args, kShift, piece);
     const T* x = place<T>(args.x, args.x_strides, n, s0, c);
     T* y = place<T>(args.out, args.out_strides, n, s0, c);
     const AlongRow<T, true> walk{count};
