@@ -1,110 +1,14 @@
-// The driver of convolutions forward and backward to the input: packs weights, plans, launches.
+// The driver of convolutions: what runs a pass, and forward.
 #include "kernels/conv.h"
 
 #include <algorithm>
 #include <cstring>
 
 #include "core/errors.h"
-#include "kernels/driver/conv_plan.h"
+#include "kernels/driver/conv_pass.h"
 
 namespace hotloop {
 namespace {
-
-// Weights as seen by one pass: from the channels it reads to the columns it writes.
-struct PassWeights {
-  const void* data;
-  std::int64_t stride_plane, stride_row, stride_col, stride_channel, stride_column, stride_group;
-};
-
-// Terms per run: a panel of 64 columns stays in a third of L2, and 128 channels of 3x3 are one run.
-constexpr std::int64_t kRunBytes = 4608;
-
-// Terms in the order of the sum: runs of channels, all taps of each, tap by tap.
-template <class Body>
-void each_term(const PassAxes& axes, std::int64_t channels, std::int64_t run_channels, Body body) {
-  for (std::int64_t first = 0; first < channels; first += run_channels) {
-    const std::int64_t last = std::min(first + run_channels, channels);
-    std::int64_t tap = 0;
-    for (const std::int64_t plane : axes.planes.tap) {
-      for (const std::int64_t row : axes.rows.tap) {
-        for (const std::int64_t col : axes.cols.tap) {
-          for (std::int64_t channel = first; channel < last; ++channel) {
-            body(tap, plane, row, col, channel);
-          }
-          ++tap;
-        }
-      }
-    }
-  }
-}
-
-// How the weights of a pass are packed: of what they are alone, not of the images.
-struct PackShape {
-  bool depthwise;
-  ConvColumns columns;
-  std::int64_t groups, depth, run_channels;
-
-  std::int64_t bias_bytes() const { return groups * columns.blocks * kBlockBytes; }
-};
-PackShape pack_shape(DType dtype, std::int64_t channels, std::int64_t groups,
-                     std::int64_t group_columns, std::int64_t taps, bool pools) {
-  PackShape shape;
-  shape.depthwise = groups > 1 && channels == 1 && group_columns == 1 && !pools;
-  shape.columns = columns_of(dtype, shape.depthwise ? groups : group_columns, shape.depthwise);
-  shape.groups = shape.depthwise ? 1 : groups;
-  shape.depth = taps * channels;
-  // Runs of channels, as even as they can be.
-  const std::int64_t bytes = std::max<std::int64_t>(shape.depth * bytes_of(dtype), 1);
-  const std::int64_t runs = shape.depthwise ? 1 : std::min(channels, ceil_div(bytes, kRunBytes));
-  shape.run_channels = ceil_div(channels, runs);
-  return shape;
-}
-
-// Where the terms lie in the weights, and what packs them.
-struct PackPlan {
-  Table term, order;
-  ConvPackArgs args;
-};
-
-void plan_pack(DType dtype, PassWeights w, const PassAxes& axes, std::int64_t channels,
-               const PackShape& shape, void* packed, PackPlan& plan) {
-  if (shape.depthwise) w.stride_column = w.stride_group;
-  const std::int64_t run_channels = shape.run_channels;
-  Table& term = plan.term;
-  each_term(axes, channels, run_channels,
-            [&](std::int64_t, std::int64_t plane, std::int64_t row, std::int64_t col,
-                std::int64_t channel) {
-              term.push_back(plane * w.stride_plane + row * w.stride_row + col * w.stride_col +
-                             channel * w.stride_channel);
-            });
-  const std::int64_t depth = static_cast<std::int64_t>(term.size());
-  // Reading w as it lies keeps its cache lines: the taps of a channel one after the other where
-  // they are closer than the channels; backwards where the taps are turned.
-  const std::int64_t taps = axes.taps();
-  Table& order = plan.order;
-  order.reserve(term.size());
-  for (std::int64_t first = 0; first < channels && taps > 0; first += run_channels) {
-    const std::int64_t count = std::min(run_channels, channels - first), begin = first * taps;
-    const bool backwards = term[static_cast<std::size_t>(begin)] >
-                           term[static_cast<std::size_t>(begin + (taps - 1) * count)];
-    const auto tap_at = [&](std::int64_t tap) { return backwards ? taps - 1 - tap : tap; };
-    const bool by_channel = w.stride_channel > w.stride_col;
-    for (std::int64_t step = 0; step < taps * count; ++step) {
-      const std::int64_t channel = by_channel ? step / taps : step % count;
-      const std::int64_t tap = tap_at(by_channel ? step % taps : step / count);
-      order.push_back(begin + tap * count + channel);
-    }
-  }
-  plan.args = {
-      dtype, w.data,       term.data(),    order.data(),    depth > 0 ? dense_run(term, order) : 1,
-      depth, shape.groups, w.stride_group, w.stride_column, shape.columns,
-      packed};
-}
-
-void run_pack(const PackShape& shape, const ConvPackArgs& args) {
-  const std::int64_t units = shape.groups * shape.columns.panels * ceil_div(shape.depth, kPackRun);
-  launch(conv_pack_kernel(), args, {.units = units, .grain = 2});
-}
 
 // Bias into whole blocks per group, zeros behind it; all zeros without one.
 void pack_bias(DType dtype, const ConvEpilogue& epilogue, std::int64_t groups,
@@ -124,11 +28,6 @@ void pack_bias(DType dtype, const ConvEpilogue& epilogue, std::int64_t groups,
 
 constexpr std::int64_t kSlabsPackedLate = 2;
 
-struct Destination {
-  void* data;
-  std::int64_t stride_n, stride_d, stride_h, stride_w;
-};
-
 // Where each pixel of a slab lies in an image of a pass's result.
 Table pixel_table(const ConvSlab& slab, const PassAxes& axes, std::int64_t stride_n,
                   std::int64_t stride_h, std::int64_t stride_w) {
@@ -145,10 +44,12 @@ Table pixel_table(const ConvSlab& slab, const PassAxes& axes, std::int64_t strid
   return table;
 }
 
-// One pass: forward, or one phase of backward to the input.
+}  // namespace
+
 void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& axes,
               std::int64_t groups, std::int64_t group_columns, const PassWeights& weights,
-              const ConvEpilogue& epilogue, const Destination& y, const ConvImage* taps = nullptr) {
+              const ConvEpilogue& epilogue, const Destination& y, const PackedWeights& packed,
+              const ConvImage* taps) {
   const auto& [planes, rows, cols] = axes;
   const bool pools = taps != nullptr;
   if (planes.count <= 0 || rows.count <= 0 || cols.count <= 0) return;
@@ -168,19 +69,18 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   const std::int64_t item = bytes_of(dtype);
   // Where a panel is read by a slab or two only, it is packed run by run into the cache of the one
   // who reads it: packing it all first costs a trip through memory.
-  const bool pack_late =
-      !problem.packed && !depthwise && depth > 0 && slab.count <= kSlabsPackedLate;
+  const bool pack_late = !packed.data && !depthwise && depth > 0 && slab.count <= kSlabsPackedLate;
 
   const std::int64_t sizes[] = {pack_groups, columns.blocks, depth + 1};
   checked_product("conv2d", sizes, 3, kBlockBytes);
   const std::int64_t bias_bytes = shape.bias_bytes();
-  const bool pack_now = !problem.packed && !pack_late;
-  const Scratch packed(static_cast<std::size_t>(bias_bytes * (pack_now ? depth + 1 : 1)));
-  char* const packed_bias = packed.as<char>();
+  const bool pack_now = !packed.data && !pack_late;
+  const Scratch scratch_weights(static_cast<std::size_t>(bias_bytes * (pack_now ? depth + 1 : 1)));
+  char* const packed_bias = scratch_weights.as<char>();
   char* const packed_weights = packed_bias + bias_bytes;
   pack_bias(dtype, epilogue, pack_groups, columns, packed_bias);
   PackPlan pack;
-  if (!problem.packed) plan_pack(dtype, weights, axes, channels, shape, packed_weights, pack);
+  if (!packed.data) plan_pack(dtype, weights, axes, channels, shape, packed_weights, pack);
   if (pack_now) run_pack(shape, pack.args);
 
   const Table offsets = tap_offsets(slab, axes);
@@ -250,7 +150,9 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   args.pack_at = slab_bytes;
   args.columns = columns;
   args.splits = splits;
-  args.weights = problem.packed ? problem.packed : packed_weights;
+  args.weights = packed.data ? packed.data : packed_weights;
+  args.first_term = packed.first;
+  args.pack_depth = packed.data ? packed.depth : depth;
   args.bias = packed_bias;
   args.y = static_cast<char*>(y.data) +
            item * (planes.out_first * y.stride_d + rows.out_first * y.stride_h +
@@ -288,8 +190,6 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   }
 }
 
-}  // namespace
-
 double conv_work(const ConvProblem& p) {
   return 2.0 * static_cast<double>(p.n * p.out_d * p.out_h * p.out_w) *
          static_cast<double>(p.o * (p.c / p.groups) * p.kd * p.kh * p.kw);
@@ -307,6 +207,10 @@ PassWeights forward_weights(const ConvProblem& p, const ConvKernel& w) {
           p.o / p.groups * w.stride_o};
 }
 
+PackedWeights packed_by_caller(const ConvProblem& p) {
+  return {p.packed, 0, p.kd * p.kh * p.kw * (p.c / p.groups)};
+}
+
 }  // namespace
 
 void conv_forward(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
@@ -314,7 +218,7 @@ void conv_forward(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
   if (!p.packed && conv_pointwise(p, x, w, epilogue, y)) return;
   run_pass(p, source_of(x, p.n, p.c, p.d, p.h, p.w), forward_axes(p), p.groups, p.o / p.groups,
            forward_weights(p, w), epilogue,
-           {y.data, y.stride_n, y.stride_d, y.stride_h, y.stride_w});
+           {y.data, y.stride_n, y.stride_d, y.stride_h, y.stride_w}, packed_by_caller(p));
 }
 
 void conv_forward_pool(const ConvProblem& problem, const ConvImage& x, const ConvKernel& w,
@@ -323,7 +227,7 @@ void conv_forward_pool(const ConvProblem& problem, const ConvImage& x, const Con
   p.out_h = problem.out_h / 2 * 2, p.out_w = problem.out_w / 2 * 2;
   run_pass(p, source_of(x, p.n, p.c, p.d, p.h, p.w), forward_axes(p), p.groups, p.o / p.groups,
            forward_weights(p, w), epilogue,
-           {y.data, y.stride_n, y.stride_d, y.stride_h, y.stride_w}, &taps);
+           {y.data, y.stride_n, y.stride_d, y.stride_h, y.stride_w}, packed_by_caller(p), &taps);
 }
 
 std::int64_t conv_packed_bytes(const ConvProblem& p) {
@@ -341,40 +245,6 @@ void conv_pack_weights(const ConvProblem& p, const ConvKernel& w, void* packed) 
   PackPlan pack;
   plan_pack(p.dtype, forward_weights(p, w), axes, channels, shape, packed, pack);
   run_pack(shape, pack.args);
-}
-
-void conv_backward_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
-                         const ConvEpilogue& epilogue, const ConvImage& dx) {
-  if (conv_narrow_input(p, dy, w, epilogue, dx)) return;
-  if (conv_pointwise_input(p, dy, w, epilogue, dx)) return;
-  const PassWeights weights{w.data,
-                            w.stride_d,
-                            w.stride_h,
-                            w.stride_w,
-                            w.stride_o,
-                            w.stride_i,
-                            p.o / p.groups * w.stride_o};
-  const Source source = source_of(dy, p.n, p.o, p.out_d, p.out_h, p.out_w);
-  const Destination to{dx.data, dx.stride_n, dx.stride_d, dx.stride_h, dx.stride_w};
-  // Every phase that has a pixel: a stride beyond the image has no more than the image has pixels.
-  const auto phases = [](std::int64_t taps, std::int64_t stride, std::int64_t padding,
-                         std::int64_t dilation, std::int64_t size) {
-    std::vector<AxisPlan> plans;
-    for (std::int64_t i = 0; i < std::min(stride, size); ++i) {
-      const std::int64_t phase = (i + padding) % stride;
-      plans.push_back(backward_axis(taps, stride, padding, dilation, size, phase));
-    }
-    return plans;
-  };
-  const auto all_cols = phases(p.kw, p.stride_w, p.padding_w, p.dilation_w, p.w);
-  const auto all_rows = phases(p.kh, p.stride_h, p.padding_h, p.dilation_h, p.h);
-  for (const AxisPlan& planes : phases(p.kd, p.stride_d, p.padding_d, p.dilation_d, p.d)) {
-    for (const AxisPlan& rows : all_rows) {
-      for (const AxisPlan& cols : all_cols) {
-        run_pass(p, source, {planes, rows, cols}, p.groups, p.c / p.groups, weights, epilogue, to);
-      }
-    }
-  }
 }
 
 }  // namespace hotloop

@@ -116,7 +116,8 @@ struct ConvTilesArgs {
   const ConvPixel* order;
   ConvColumns columns;
   std::int64_t splits;
-  const void* weights;       // packed, or
+  const void* weights;  // packed, those of this pass from term `first_term` of pack_depth on,
+  std::int64_t first_term, pack_depth;  // or
   const ConvPackArgs* pack;  // what packs a run when it is needed, `pack_at` bytes into scratch
   std::int64_t pack_at;
   const void* bias;  // [groups][blocks], zeros where there is none

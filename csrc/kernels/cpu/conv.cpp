@@ -55,7 +55,8 @@ void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabP
     const std::int64_t left = args.channels - channel;
     const std::int64_t channels = left < args.run_channels ? left : args.run_channels;
     const std::int64_t run = channel * args.taps, row_depth = args.taps_w * channels;
-    const T* weights = static_cast<const T*>(args.weights) + packed_at * args.depth;
+    const T* weights =
+        static_cast<const T*>(args.weights) + packed_at * args.pack_depth + args.first_term * width;
     if (late) {
       pack_terms(*args.pack, place, run, run + args.taps * channels, late - run * width);
       weights = late - run * width;
