@@ -305,6 +305,39 @@ def test_small_products_of_several_threads(level, dtype, shape, trans, rng):
     np.testing.assert_array_equal(got, a @ b)
 
 
+@pytest.mark.parametrize("m", [2, 3, 4, 5, 8, 9, 31, 32, 33])
+def test_dots_at_the_edges(level, dtype, m, rng):
+    """Rows of A that are copied to whole cache lines, blocks of columns and of rows for threads."""
+    for n in (1, 3, 4, 5, 10, 15, 16, 17, 20, 63, 64, 65, 130):
+        for k in (129, 400, 401, 513):
+            # The first element of A lies anywhere in a cache line.
+            memory = integers(rng, m * (k + 3) + 16, dtype)[int(rng.integers(0, 16)) :]
+            a = memory[: m * (k + 3)].reshape(m, k + 3)[:, :k]
+            b, c, bias = (
+                integers(rng, (n, k), dtype),
+                integers(rng, (m, n), dtype),
+                rng.choice(9, n),
+            )
+            np.testing.assert_array_equal(gemm(a, b, trans_b=True), a @ b.T)
+            expected = np.maximum(2 * (a @ b.T) - c + bias.astype(dtype), 0)
+            gemm(a, b, bias.astype(dtype), trans_b=True, alpha=2, beta=-1, activation="relu", out=c)
+            np.testing.assert_array_equal(c, expected)
+
+
+@pytest.mark.parametrize("shape", [(8, 10, 512), (32, 64, 784), (31, 20, 401), (32, 5, 3000)])
+def test_the_bits_of_dots_depend_on_no_threads_and_no_address(level, dtype, shape, rng):
+    m, n, k = shape
+    b = rng.standard_normal((n, k)).astype(dtype)
+    memory = rng.standard_normal(m * k + 32).astype(dtype)
+    a = memory[: m * k].reshape(m, k).copy()
+    assert_same_bits(lambda: gemm(a, b, trans_b=True))
+    expected = gemm(a, b, trans_b=True)
+    for first in (1, 2, 5, 8, 16):
+        moved = memory[first : first + m * k].reshape(m, k)
+        moved[...] = a
+        np.testing.assert_array_equal(gemm(moved, b, trans_b=True), expected)
+
+
 def test_no_terms_gives_beta_out_and_bias(level, dtype):
     a, b = np.empty((3, 0), dtype), np.empty((0, 5), dtype)
     bias = np.arange(5, dtype=dtype)

@@ -16,12 +16,10 @@ namespace hotloop {
 
 namespace {
 
-constexpr std::int64_t kDepthBytes = 4096;        // kc at most: 1024 f32, 512 f64
 constexpr std::int64_t kSlice = 512;              // terms of a slice of k
 constexpr std::int64_t kRowBytes = 576ll << 10;   // A of a unit, which stays in L2
 constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
 constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
-constexpr std::int64_t kLeast = 8;                // terms of a block of k
 constexpr std::int64_t kOwnBlocks = 8;            // of rows of C, that a thread's own panel serves
 constexpr std::int64_t kFewTerms = 8;             // writing C takes longer than the sums
 
@@ -34,67 +32,6 @@ std::int64_t tile_columns(DType dtype) {
 #else
   return 2 * 16 / bytes_of(dtype);
 #endif
-}
-
-// Elements of a row of k in panels: the last one is as wide as the others.
-std::int64_t packed_row(const GemmProblem& p) {
-  return blocks_of(p.n, p.packed_columns) * p.packed_columns;
-}
-
-// Moves where a matrix starts, in every batch.
-void advance(GemmMatrix& matrix, std::int64_t elements, DType dtype) {
-  matrix.data = static_cast<char*>(matrix.data) + elements * bytes_of(dtype);
-}
-
-// Calls `run` with a problem for each block of about `most` terms of the sum, in order: bias and D
-// go with the first, the activation with the last.
-template <class Run>
-void for_blocks_of_k(const GemmProblem& p, std::int64_t most, Run run) {
-  const std::int64_t blocks = std::max<std::int64_t>(blocks_of(p.k, std::max(most, kLeast)), 1);
-  const std::int64_t depth = std::max<std::int64_t>(blocks_of(blocks_of(p.k, blocks), 8) * 8, 8);
-  std::int64_t at = 0;
-  do {
-    GemmProblem block = p;
-    block.k = std::min(depth, p.k - at);
-    advance(block.a, at * p.a.column_step, p.dtype);
-    advance(block.b, at * (p.packed_columns > 0 ? packed_row(p) : p.b.row_step), p.dtype);
-    if (at > 0) {
-      block.beta = 1;
-      block.d = p.c;
-      block.bias = nullptr;
-    }
-    at += block.k;
-    if (at < p.k) block.activation = Activation::none;
-    run(block);
-  } while (at < p.k);
-}
-
-// ---- the paths ---------------------------------------------------------------------------------
-
-void run_dots(const GemmProblem& p) {
-  GemmArgs args;
-  args.p = p;
-  // A unit of at least 16K products, and whole cache lines of C.
-  args.column_block =
-      std::clamp<std::int64_t>(16384 / std::max<std::int64_t>(p.k * p.m, 1), 16, 256);
-  args.column_blocks = blocks_of(p.n, args.column_block);
-  // Several passes over the rows of B: as much of them as L1 holds beside A.
-  const std::int64_t most = p.m > 8 ? kDepthBytes / bytes_of(p.dtype) : p.k;
-  for_blocks_of_k(p, most, [&](const GemmProblem& block) {
-    args.p = block;
-    const Split split = split_of(p, p.batches * args.column_blocks, 4 * flops_of(block));
-    launch(gemm_dots_kernel(), args, split);
-  });
-}
-
-void run_rows(const GemmProblem& p) {
-  GemmArgs args;
-  args.p = p;
-  // Whole rows where one thread is enough: each column's sum is the same however they are cut.
-  const std::int64_t threads = gemm_is_parallel(p) ? num_threads() : 1;
-  args.column_block = std::max<std::int64_t>(blocks_of(blocks_of(p.n, threads), 64) * 64, 128);
-  args.column_blocks = blocks_of(p.n, args.column_block);
-  launch(gemm_rows_kernel(), args, split_of(p, p.batches * args.column_blocks, 4 * flops_of(p)));
 }
 
 struct Plan {
@@ -344,27 +281,6 @@ void run_slices(const GemmProblem& p) {
   }
 }
 
-// B is read once, in long runs: what counts where it does not fit into L2.
-bool few_rows(const GemmProblem& p) {
-  if (p.b.column_step != 1 || p.n < 64 || p.k < 16) return false;
-  return p.m == 1 || (p.m <= 16 && p.k * p.n * bytes_of(p.dtype) > (1 << 20));
-}
-
-// B has its columns in rows: dots read them where they lie, tiles want them transposed first. In
-// clock cycles for vectors of 64 bytes, as measured on Zen 4; loads that cross cache lines bound
-// the dots. Shapes alone decide.
-bool dots_are_quicker(const GemmProblem& p) {
-  const std::int64_t lanes = 64 / bytes_of(p.dtype), vectors = blocks_of(p.n, lanes);
-  const double m = static_cast<double>(p.m), n = static_cast<double>(p.n);
-  const double depth = static_cast<double>(p.k) / static_cast<double>(lanes);
-  const double elements = n * static_cast<double>(p.k);
-  const bool far = elements * static_cast<double>(bytes_of(p.dtype)) > (512 << 10);
-  const double pack = far || (p.n <= 64 && gemm_is_parallel(p)) ? 1.2 : 0.5;
-  const double dots = m * n * (2.2 * depth + 25);
-  const double tiles = 1.05 * m * static_cast<double>(vectors * lanes) * depth + pack * elements;
-  return dots < tiles;
-}
-
 GemmMatrix transposed(GemmMatrix matrix) {
   std::swap(matrix.row_step, matrix.column_step);
   return matrix;
@@ -451,11 +367,11 @@ void gemm(const GemmProblem& problem) {
     p.a.row_step = p.k;
   }
   const bool deep_b = p.b.row_step == 1 && (p.b.column_step != 1 || p.n == 1);
-  if (p.k > 0 && deep_b && p.a.column_step == 1 && (p.m == 1 || dots_are_quicker(p))) {
-    run_dots(p);
+  if (p.k > 0 && deep_b && p.a.column_step == 1 && (p.m == 1 || gemm_prefers_dots(p))) {
+    gemm_run_dots(p);
     sums();
-  } else if (few_rows(p)) {
-    run_rows(p);
+  } else if (gemm_prefers_rows(p)) {
+    gemm_run_rows(p);
     sums();
   } else if (p.batches == 1 && p.k >= 4 * kSlice && p.m * p.n <= 128 * 128) {
     run_slices(p);

@@ -87,7 +87,8 @@ struct GemmPackArgs {
 HOTLOOP_KERNEL(gemm_pack, GemmPackArgs)
 // units: batch, row block, column block (the fastest); with slots column block, row block
 HOTLOOP_KERNEL(gemm_tiles, GemmArgs)
-HOTLOOP_KERNEL(gemm_dots, GemmArgs)  // rows of A and of B^T contiguous in k; units as above
+// Rows of A and of B^T contiguous in k; units: batch, row block, column block (the fastest).
+HOTLOOP_KERNEL(gemm_dots, GemmArgs)
 HOTLOOP_KERNEL(gemm_rows, GemmArgs)  // m <= 16, rows of B contiguous; units: batch, column block
 HOTLOOP_KERNEL(gemm_combine, GemmArgs)
 

@@ -31,8 +31,6 @@ bool gemm_is_small(const GemmProblem& p) {
 void gemm_small(const GemmProblem& p) {
   GemmArgs args;
   args.p = p;
-  args.row_block = p.m;
-  args.row_blocks = 1;
   args.column_block = p.n;
   args.column_blocks = 1;
   alignas(64) char slots[kTinySlots * kTinyBytes];
@@ -43,14 +41,12 @@ void gemm_small(const GemmProblem& p) {
     args.slot_bytes = kTinyBytes;
     args.slot = thread_index;
   }
-  const double flops = flops_of(p);
-  if (flops >= 2 * kShareFlops && p.m >= 2 * kLeastRows) {
-    std::int64_t threads = std::min<std::int64_t>(num_threads(), p.m / kLeastRows);
-    threads = std::min(threads, static_cast<std::int64_t>(flops / kShareFlops));
-    if (packs) threads = std::min<std::int64_t>(threads, kTinySlots);
-    args.row_block = blocks_of(p.m, threads);
-    args.row_blocks = blocks_of(p.m, args.row_block);
-  }
+  const double share = packs ? 3 * kShareFlops : kShareFlops;  // each thread packs B
+  std::int64_t threads = std::min<std::int64_t>(packs ? kTinySlots : num_threads(), num_threads());
+  threads = std::min(threads, p.m / kLeastRows);
+  threads = std::min(threads, static_cast<std::int64_t>(flops_of(p) / share));
+  args.row_block = blocks_of(p.m, std::max<std::int64_t>(threads, 1));
+  args.row_blocks = blocks_of(p.m, args.row_block);
   if (args.row_blocks == 1) {
     if (packs) args.slot = [] { return 0; };
     return gemm_tiles_kernel()(args, 0, 1);

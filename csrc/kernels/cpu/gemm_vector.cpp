@@ -41,11 +41,13 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   const GemmProblem& p = g.p;
   const T alpha = static_cast<T>(p.alpha), beta = static_cast<T>(p.beta);
   const T* bias = static_cast<const T*>(p.bias);
+  const bool is_plain = alpha == T(1) && beta == T(0) && !bias;
   for (std::int64_t unit = begin; unit < end; ++unit) {
-    const std::int64_t block = unit % g.column_blocks;
-    const std::int64_t batch = unit / g.column_blocks;
-    const std::int64_t first = block * g.column_block;
+    const std::int64_t rest = unit / g.column_blocks, batch = rest / g.row_blocks;
+    const std::int64_t first = unit % g.column_blocks * g.column_block;
     const std::int64_t past = least(first + g.column_block, p.n);
+    const std::int64_t row = rest % g.row_blocks * g.row_block;
+    const std::int64_t past_row = least(row + g.row_block, p.m);
     const bool wide_dots = p.m == 1 && p.k <= kWideDepth && kWideDots<T> > kDotColumns;
     for (std::int64_t j = first; j < past;) {
       if (wide_dots && past - j >= kWideDots<T>) {
@@ -65,8 +67,8 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
         j -= known;
       }
       const std::int64_t wide = past - j >= kDotColumns ? kDotColumns : 1;
-      for (std::int64_t i = 0; i < p.m; i += kDotRows) {
-        const std::int64_t high = least(kDotRows, p.m - i);
+      for (std::int64_t i = row; i < past_row; i += kDotRows) {
+        const std::int64_t high = least(kDotRows, past_row - i);
         T sums[kDotRows * kDotColumns];
         const DotLoop<T> loop =
             wide == kDotColumns ? dot_loop_for<T, kDotColumns>(high) : dot_loop_for<T, 1>(high);
@@ -75,6 +77,10 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
         for (std::int64_t r = 0; r < high; ++r) {
           T* c = element<T>(p.c, batch, i + r, j);
           const T* d = beta != T(0) ? element<T>(p.d, batch, i + r, j) : nullptr;
+          if (is_plain && wide == kDotColumns && known == 0) {
+            __builtin_memcpy(c, sums + r * kDotColumns, sizeof(T) * kDotColumns);
+            continue;
+          }
           for (std::int64_t s = known; s < wide; ++s) {
             T value = sums[r * wide + s] * alpha;
             if (bias) value += bias[j + s];
@@ -85,7 +91,7 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
       }
       j += wide;
     }
-    activate_block<T>(p, element<T>(p.c, batch, 0, first), p.m, past - first);
+    activate_block<T>(p, element<T>(p.c, batch, row, first), past_row - row, past - first);
   }
 }
 

@@ -10,7 +10,9 @@
 
 namespace hotloop {
 
-constexpr double kGrainFlops = 5e5;  // about 4 microseconds
+constexpr double kGrainFlops = 5e5;         // about 4 microseconds
+constexpr std::int64_t kDepthBytes = 4096;  // of a block of k at most: 1024 f32, 512 f64
+constexpr std::int64_t kLeast = 8;          // terms of a block of k
 
 inline std::int64_t blocks_of(std::int64_t size, std::int64_t block) {
   return (size + block - 1) / block;
@@ -39,6 +41,46 @@ inline double flops_of(const GemmProblem& p) {
 inline bool gemm_is_parallel(const GemmProblem& p) {
   return flops_of(p) >= kGrainFlops;
 }
+
+// Elements of a row of k in panels: the last one is as wide as the others.
+inline std::int64_t packed_row(const GemmProblem& p) {
+  return blocks_of(p.n, p.packed_columns) * p.packed_columns;
+}
+
+// Moves where a matrix starts, in every batch.
+inline void advance(GemmMatrix& matrix, std::int64_t elements, DType dtype) {
+  matrix.data = static_cast<char*>(matrix.data) + elements * bytes_of(dtype);
+}
+
+// Calls `run` with a problem for each block of about `most` terms of the sum, in order: bias and D
+// go with the first, the activation with the last.
+template <class Run>
+void for_blocks_of_k(const GemmProblem& p, std::int64_t most, Run run) {
+  const std::int64_t blocks = std::max<std::int64_t>(blocks_of(p.k, std::max(most, kLeast)), 1);
+  const std::int64_t depth = std::max<std::int64_t>(blocks_of(blocks_of(p.k, blocks), 8) * 8, 8);
+  std::int64_t at = 0;
+  do {
+    GemmProblem block = p;
+    block.k = std::min(depth, p.k - at);
+    advance(block.a, at * p.a.column_step, p.dtype);
+    advance(block.b, at * (p.packed_columns > 0 ? packed_row(p) : p.b.row_step), p.dtype);
+    if (at > 0) {
+      block.beta = 1;
+      block.d = p.c;
+      block.bias = nullptr;
+    }
+    at += block.k;
+    if (at < p.k) block.activation = Activation::none;
+    run(block);
+  } while (at < p.k);
+}
+
+// Few rows or columns, B with its columns in memory: dot products (kernels/gemm_few.cpp).
+bool gemm_prefers_dots(const GemmProblem& problem);
+void gemm_run_dots(const GemmProblem& problem);
+// Few rows, B with its rows in memory.
+bool gemm_prefers_rows(const GemmProblem& problem);
+void gemm_run_rows(const GemmProblem& problem);
 
 // A product of a few microseconds (kernels/gemm_small.cpp).
 bool gemm_is_small(const GemmProblem& problem);

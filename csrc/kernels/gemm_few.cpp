@@ -1,0 +1,118 @@
+// Products with few rows, or few columns: nothing of B is packed. Its bandwidth decides, or the
+// loads.
+#include <algorithm>
+
+#include "core/arena.h"
+#include "kernels/driver/gemm_plan.h"
+
+namespace hotloop {
+
+namespace {
+
+constexpr double kShortFlops = 2e6;  // about 20 microseconds of one thread
+constexpr double kShareFlops = 8e4;  // worth another thread that is awake
+constexpr std::int64_t kLine = 64;   // bytes of a cache line
+
+// Loads that cross cache lines bound the dots, and NumPy aligns to 16 bytes only: a copy of A,
+// which is read for every column.
+bool wants_copy(const GemmProblem& p) {
+  const std::int64_t item = bytes_of(p.dtype);
+  if (p.batches != 1 || p.m < 2 || p.n < 16 || p.k * item < kLine) return false;
+  return reinterpret_cast<std::uintptr_t>(p.a.data) % kLine != 0 ||
+         p.a.row_step * item % kLine != 0;
+}
+
+void copy_rows(GemmProblem& p, void* to, std::int64_t step) {
+  GemmPackArgs pack;
+  pack.dtype = p.dtype;
+  pack.m = p.m;
+  pack.k = p.k;
+  pack.a = p.a;
+  pack.a_to = to;
+  pack.a_to_step = step;
+  pack.a_rows = p.m;
+  pack.a_blocks = pack.a_batches = 1;
+  gemm_pack_kernel()(pack, 0, 1);
+  p.a = {to, step, 1, 0, nullptr};
+}
+
+// As few units as threads where all is quick: blocks of columns, of rows where those are few.
+void split_short_dots(const GemmProblem& p, GemmArgs& args) {
+  const auto threads =
+      std::min<std::int64_t>(num_threads(), static_cast<std::int64_t>(flops_of(p) / kShareFlops));
+  if (threads <= 1) {
+    args.column_block = p.n;
+  } else if (p.n >= 32 * threads || p.m < 8 * threads) {
+    args.column_block = blocks_of(blocks_of(p.n, threads), 16) * 16;
+  } else {
+    args.column_block = p.n;
+    args.row_block = blocks_of(blocks_of(p.m, threads), 4) * 4;
+  }
+}
+
+}  // namespace
+
+void gemm_run_dots(const GemmProblem& problem) {
+  GemmProblem p = problem;
+  const std::int64_t item = bytes_of(p.dtype);
+  const std::int64_t step = blocks_of(p.k * item, kLine) * kLine / item + kLine / item;
+  const bool copies = wants_copy(p);
+  const Scratch scratch(copies ? static_cast<std::size_t>(p.m * step * item) : 0);
+  if (copies) copy_rows(p, scratch.get(), step);
+  GemmArgs args;
+  args.row_block = p.m;
+  // A unit of at least 16K products, and whole cache lines of C.
+  args.column_block =
+      std::clamp<std::int64_t>(16384 / std::max<std::int64_t>(p.k * p.m, 1), 16, 256);
+  const bool is_short = p.batches == 1 && p.m > 1 && flops_of(p) < kShortFlops;
+  if (is_short) split_short_dots(p, args);
+  args.column_blocks = blocks_of(p.n, args.column_block);
+  args.row_blocks = blocks_of(p.m, args.row_block);
+  const std::int64_t units = p.batches * args.row_blocks * args.column_blocks;
+  // Several passes over the rows of B: as much of them as L1 holds beside A.
+  const std::int64_t most = p.m > 8 ? kDepthBytes / item : p.k;
+  for_blocks_of_k(p, most, [&](const GemmProblem& block) {
+    args.p = block;
+    Split split = split_of(p, units, 4 * flops_of(block));
+    if (is_short) {
+      split.grain = 1;
+      split.is_short = true;
+    }
+    launch(gemm_dots_kernel(), args, split);
+  });
+}
+
+void gemm_run_rows(const GemmProblem& p) {
+  GemmArgs args;
+  args.p = p;
+  // Whole rows where one thread is enough: each column's sum is the same however they are cut.
+  const std::int64_t threads = gemm_is_parallel(p) ? num_threads() : 1;
+  args.column_block = std::max<std::int64_t>(blocks_of(blocks_of(p.n, threads), 64) * 64, 128);
+  args.column_blocks = blocks_of(p.n, args.column_block);
+  launch(gemm_rows_kernel(), args, split_of(p, p.batches * args.column_blocks, 4 * flops_of(p)));
+}
+
+// B is read once, in long runs: what counts where it does not fit into L2.
+bool gemm_prefers_rows(const GemmProblem& p) {
+  if (p.b.column_step != 1 || p.n < 64 || p.k < 16) return false;
+  return p.m == 1 || (p.m <= 16 && p.k * p.n * bytes_of(p.dtype) > (1 << 20));
+}
+
+// B has its columns in rows: dots read them where they lie, tiles want them transposed first. In
+// clock cycles for vectors of 64 bytes, as measured on Zen 4: up to 32 rows of A are copied to
+// where loads cross no cache line, and stay in L2. Shapes alone decide.
+bool gemm_prefers_dots(const GemmProblem& p) {
+  const std::int64_t lanes = 64 / bytes_of(p.dtype), vectors = blocks_of(p.n, lanes);
+  const double m = static_cast<double>(p.m), n = static_cast<double>(p.n);
+  const double depth = static_cast<double>(p.k) / static_cast<double>(lanes);
+  const double elements = n * static_cast<double>(p.k);
+  const bool far = elements * static_cast<double>(bytes_of(p.dtype)) > (512 << 10);
+  const double pack = far || (p.n <= 64 && gemm_is_parallel(p)) ? 1.2 : 0.5;
+  const bool near_a = m * static_cast<double>(p.k * bytes_of(p.dtype)) <= (128 << 10);
+  const double dots =
+      m * n * (p.m > 32 ? 2.2 * depth + 25 : (near_a || p.m <= 8 ? 1.3 : 1.6) * depth + 16);
+  const double tiles = 1.05 * m * static_cast<double>(vectors * lanes) * depth + pack * elements;
+  return dots < tiles;
+}
+
+}  // namespace hotloop
