@@ -14,6 +14,7 @@ namespace {
 constexpr std::int64_t kChunkBytes = std::int64_t{1} << 17;  // is read twice: an eighth of L2
 constexpr std::int64_t kChunkElements = 4096;                // of one channel, channels first
 constexpr std::int64_t kPieceElements = 16384;               // some 5 microseconds
+constexpr std::int64_t kRowsTogether = 4;                    // that norm_apply takes at once
 constexpr std::int64_t kStreamBytes = std::int64_t{24} << 20;
 constexpr std::int64_t kLeastRows = 16;   // of a chunk of layer norm's backward pass
 constexpr std::int64_t kMostChunks = 64;  // likewise: each costs a row of partial sums
@@ -24,6 +25,10 @@ std::int64_t item(DType dtype) {
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
+// `whole` in as few equal parts as have at most `most` each.
+std::int64_t even_part(std::int64_t whole, std::int64_t most) {
+  return whole <= most ? whole : ceil_div(whole, ceil_div(whole, most));
+}
 std::int64_t grain_for(std::int64_t work, std::int64_t per_unit) {
   return per_unit >= work ? 1 : work / std::max<std::int64_t>(per_unit, 1);
 }
@@ -33,10 +38,12 @@ void choose_chunks(NormArgs& args) {
   if (args.channels_last) {
     const std::int64_t row = std::min(args.c, kNormColumns) * item(args.dtype);
     args.chunk_n = 1;
-    args.chunk_s = std::min(
+    args.chunk_s = even_part(
         args.s, std::clamp<std::int64_t>(kChunkBytes / std::max<std::int64_t>(row, 1), 16, 1024));
-    args.piece = std::clamp<std::int64_t>(kPieceElements / std::max<std::int64_t>(args.c, 1), 1,
-                                          std::max<std::int64_t>(args.s, 1));
+    const std::int64_t positions = std::max<std::int64_t>(args.s, 1);
+    args.piece = even_part(
+        positions, std::max<std::int64_t>(kPieceElements / std::max<std::int64_t>(args.c, 1), 1));
+    args.piece = std::min(positions, ceil_div(args.piece, kRowsTogether) * kRowsTogether);
   } else {
     args.chunk_s = args.s <= 4 * kChunkElements ? args.s : 2 * kChunkElements;
     args.chunk_n = args.sets == 1

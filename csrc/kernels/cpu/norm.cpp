@@ -19,9 +19,17 @@ namespace {
 
 constexpr std::int64_t kPilot = 16;  // the pilot is the mean of one value in so many
 
+// Bytes from what is read to what is asked for meanwhile, where the last cache holds it all:
+// (32, 256, 14, 14) takes 0.87 of the time so. From memory that costs a tenth.
+constexpr std::int64_t kSumsAhead = 8192, kApplyAhead = 1024;
+template <std::int64_t kAhead, class T>
+[[gnu::always_inline]] static inline void ask_ahead(const T* p) {
+  simd::prefetch(reinterpret_cast<const char*>(p) + kAhead);
+}
+
 // ---- statistics ------------------------------------------------------------------------------
 
-template <int width, class T>
+template <int width, bool ask, class T>
 static inline void moments_strip(const T* x, std::int64_t stride, std::int64_t rows, int lanes,
                                  T* mean, T* squares) {
   const std::int64_t first = (rows + kPilot - 1) / kPilot;
@@ -36,6 +44,7 @@ static inline void moments_strip(const T* x, std::int64_t stride, std::int64_t r
   for (int w = 0; w < width; ++w) pilot[w] = sum[w][0] * pilot_share;
   sum_rows<2, width, T>(
       rows, rest, [&](std::int64_t row, int w, Vec<T>(&total)[2]) __attribute__((always_inline)) {
+        if constexpr (ask) ask_ahead<kSumsAhead>(x + row * stride + w * Vec<T>::lanes);
         const Vec<T> d = load_strip<width>(x + row * stride, w, lanes) - pilot[w];
         total[0] = total[0] + d;
         total[1] = simd::fma(d, d, total[1]);
@@ -57,9 +66,11 @@ static inline void moments_last(const NormArgs& args, std::int64_t begin, std::i
     const std::int64_t c1 = c0 + kNormColumns < args.c ? c0 + kNormColumns : args.c;
     T *mean = partial<T>(args, 0, unit / blocks), *squares = partial<T>(args, 1, unit / blocks);
     each_strip<kSums, T>(c0, c1, [&](auto width, std::int64_t c, int lanes) {
-      moments_strip<decltype(width)::value, T>(
-          place<T>(args.x, args.x_strides, chunk.n0, chunk.s0, c), args.x_strides.s,
-          chunk.s1 - chunk.s0, lanes, mean + c, squares + c);
+      constexpr int vectors = decltype(width)::value;
+      const auto strip =
+          args.stream ? moments_strip<vectors, false, T> : moments_strip<vectors, true, T>;
+      strip(place<T>(args.x, args.x_strides, chunk.n0, chunk.s0, c), args.x_strides.s,
+            chunk.s1 - chunk.s0, lanes, mean + c, squares + c);
     });
   }
 }
@@ -223,6 +234,10 @@ static inline void normalize_rows(const T* x, std::int64_t x_step, T* y, std::in
       const Vec<T> shift = simd::load_upto(shifts + c, lanes);
       HOTLOOP_UNROLL
       for (int r = 0; r < together; ++r) {
+        if constexpr (!stream) {
+          ask_ahead<kApplyAhead>(from + r * x_step + c);
+          ask_ahead<kApplyAhead>(to + r * y_step + c);
+        }
         const Vec<T> v = simd::load_upto(from + r * x_step + c, lanes);
         put<1>(to + r * y_step + c, 0, lanes, stream, normalized(v, center, scale, shift));
       }
