@@ -125,9 +125,9 @@ def within(a: np.ndarray, channels: int) -> np.ndarray:
     return whole[..., :c].transpose(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize(("channels", "pitch"), [(128, 128), (100, 128), (131, 256)])
+@pytest.mark.parametrize(("channels", "pitch"), [(128, 128), (100, 1024), (131, 2048)])
 def test_depthwise_with_pixels_that_share_places(channels, pitch, dtype, rng, level):
-    """A multiple of 512 bytes apart, channels are copied some at a time."""
+    """A multiple of 4 KB apart, channels are copied some at a time."""
     how = {"groups": channels}
     for p in (
         problem(3, channels, 7, 6, channels, 3, 3, padding=1, **how),
@@ -144,6 +144,15 @@ def test_depthwise_with_pixels_that_share_places(channels, pitch, dtype, rng, le
             kernels.conv2d_backward_weight(dy, x, w.shape, **p.how),
         )
     )
+
+
+def test_depthwise_in_and_out_of_the_caches(dtype, rng, level):
+    """Rows are walked in another order where x is larger than a megabyte: the same sums."""
+    image = rng.standard_normal((1, 20, 41, 17)).astype(dtype)
+    w, b = rng.standard_normal((20, 1, 3, 3)).astype(dtype), rng.standard_normal(20).astype(dtype)
+    one = kernels.conv2d(image, w, b, padding=1, groups=20)
+    many = kernels.conv2d(np.repeat(image, 24, 0), w, b, padding=1, groups=20)
+    np.testing.assert_array_equal(many, np.repeat(one, 24, 0))
 
 
 # Around the widths of vectors, blocks and panels, and around the rows of a tile.

@@ -18,7 +18,7 @@ SHAPES = [
     (2, 6, 7, 7, 9, (3, 3), {"groups": 3, "padding": 1}),
     (2, 21, 9, 8, 21, (3, 3), {"groups": 21, "padding": 1}),  # rows in place
     (2, 21, 9, 8, 21, (2, 2), {"groups": 21, "stride": 2}),  # tables
-    (2, 192, 7, 6, 192, (3, 3), {"groups": 192, "padding": 1}),  # rows copied in strips
+    (2, 1024, 3, 4, 1024, (3, 3), {"groups": 1024, "padding": 1}),  # rows copied in strips
     (40, 2, 5, 5, 4, (2, 2), {}),
     (1, 8, 41, 60, 8, (3, 3), {"padding": 1}),
 ]

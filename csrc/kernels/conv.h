@@ -60,6 +60,7 @@ struct ConvRowTaps {
   // Where pixels a power of two apart would share few places of the caches, channels are copied so
   // many at a time (slab.pitch), with their border of zeros; 0: rows are read where they lie.
   std::int64_t strip;
+  bool slide;  // operands stay in L2: a row is walked once for each vector of channels
 };
 inline constexpr std::int64_t kStripBlocks = 4;
 

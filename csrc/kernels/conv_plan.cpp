@@ -121,6 +121,8 @@ constexpr double kWorkOfAGrain = 1e6;
 constexpr std::int64_t kSpreadBytes = 512;
 // Pixels so far apart share one place of the first cache; from half of it on rows in place win.
 constexpr std::int64_t kPageBytes = 4096;
+// The most bytes of x for which a row is walked once for each vector of channels.
+constexpr std::int64_t kSlideBytes = 1 << 20;
 
 // Where the slabs lie in the source, and whether they can be read there.
 ConvSlab place_slabs(const Source& source, const PassAxes& axes) {
@@ -312,7 +314,9 @@ ConvRowTaps plan_row_taps(DType dtype, const Source& source, const PassAxes& axe
   if (axes.rows.taps() > kMaxRowTaps) return {};
   const std::int64_t item = bytes_of(dtype), strip = kStripBlocks * kBlockBytes / item;
   const bool copied = source.stride_w * item % kPageBytes == 0 && source.channels > strip;
-  return {axes.rows.taps(), axes.rows.shift.data(), cols.step, y_step, copied ? strip : 0};
+  const std::int64_t bytes = item * source.n * source.h * source.w * source.channels;
+  return {axes.rows.taps(), axes.rows.shift.data(), cols.step,
+          y_step,           copied ? strip : 0,     bytes <= kSlideBytes};
 }
 
 std::int64_t dense_run(const Table& term, const Table& order) {
