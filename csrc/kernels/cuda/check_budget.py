@@ -5,6 +5,7 @@ do the compiler's warnings and advisories (C75xx).
     python csrc/kernels/cuda/check_budget.py            # all families; the differences, status 1
     python csrc/kernels/cuda/check_budget.py gemm       # one
     python csrc/kernels/cuda/check_budget.py --write    # takes what the compiler says as the budget
+    python csrc/kernels/cuda/check_budget.py --objects DIR  # keeps the objects, and links them all
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -24,6 +26,7 @@ BUDGET = HERE / "budget.json"
 COMMAND = "python csrc/kernels/cuda/check_budget.py --write"
 ARCHITECTURES = ("80", "90a")
 SLACK = 8  # registers that a kernel may take beyond its budget
+TARGETS = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
 FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC"]
 
 _ENTRY = re.compile(
@@ -73,15 +76,19 @@ def readable(mangled: list[str]) -> dict[str, str]:
     return names
 
 
-def compile_family(nvcc: str, family: str) -> tuple[Family, list[str]]:
+def run_nvcc(nvcc: str, source: Path, to: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [nvcc, *FLAGS, *TARGETS, "-Xptxas=-v,--warn-on-spills,--warn-on-local-memory-usage",
+         f"-I{CSRC}", "-c", str(source), "-o", str(to)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def compile_family(nvcc: str, family: str, objects: Path | None = None) -> tuple[Family, list[str]]:
     """What ptxas says, and what must not be."""
-    targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [nvcc, *FLAGS, *targets, "-Xptxas=-v,--warn-on-spills,--warn-on-local-memory-usage",
-             f"-I{CSRC}", "-c", str(HERE / f"{family}.cu"), "-o", f"{folder}/out.o"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        to = (objects or Path(folder)) / f"{family}.o"
+        done = run_nvcc(nvcc, HERE / f"{family}.cu", to)
     log = done.stdout + done.stderr
     if done.returncode != 0:
         return {}, [f"{family}: does not compile\n{log[-3000:]}"]
@@ -136,15 +143,35 @@ def read_budget() -> dict:
     return json.loads(BUDGET.read_text(encoding="utf-8"))
 
 
-def check_family(nvcc: str, family: str) -> tuple[list[str], list[str]]:
+def check_family(
+    nvcc: str, family: str, objects: Path | None = None
+) -> tuple[list[str], list[str]]:
     """Faults, and kernels that are new to the budget or gone from it. Of another release of nvcc
     only what does not compile counts."""
-    found, faults = compile_family(nvcc, family)
+    found, faults = compile_family(nvcc, family, objects)
     budget = read_budget()
     if budget["nvcc"] != nvcc_release(nvcc) or not found:
         return faults, []
     known = budget["families"].get(family, {})
     return faults + compare(family, found, known), changed(found, known)
+
+
+def link(nvcc: str, objects: Path) -> list[str]:
+    """The whole library out of the objects, with the runtime's."""
+    faults = []
+    for source in sorted(HERE.glob("runtime/*.cu")):
+        done = run_nvcc(nvcc, source, objects / f"runtime_{source.stem}.o")
+        if done.returncode:
+            faults.append(f"{source.name}: does not compile\n{done.stderr[-3000:]}")
+    if faults:
+        return faults
+    found = [str(path) for path in sorted(objects.glob("*.o"))]
+    done = subprocess.run(
+        [nvcc, "-shared", "-cudart", "static", *TARGETS, *found, "-o",
+         str(objects / "libhotloop_cuda.so")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return [f"the objects do not link\n{done.stderr[-3000:]}"] if done.returncode else []
 
 
 def as_text(content: dict) -> str:
@@ -157,6 +184,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", help="all of them if none is named")
     parser.add_argument("--write", action="store_true", help="make the budget anew")
+    parser.add_argument("--objects", type=Path, help="keep the objects there, and link all of them")
+    parser.add_argument("--jobs", type=int, default=2, help="how many compilers run at once")
     options = parser.parse_args()
     nvcc = find_nvcc()
     if nvcc is None:
@@ -164,8 +193,15 @@ def main() -> int:
         return 2
     wanted = options.families or families()
     if not options.write:
-        faults = [line for family in wanted for part in check_family(nvcc, family) for line in part]
-        print("\n".join(faults) or "within the budget")
+        if options.objects:
+            options.objects.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(options.jobs) as pool:
+            found = list(pool.map(lambda f: check_family(nvcc, f, options.objects), wanted))
+        faults = [line for faults, _ in found for line in faults]
+        if options.objects and not faults:
+            faults += link(nvcc, options.objects)
+        news = [line for _, changed in found for line in changed]
+        print("\n".join([*faults, *news]) or "within the budget")
         return 1 if faults else 0
     old = read_budget()["families"] if BUDGET.exists() else {}
     made, faults = {}, []
