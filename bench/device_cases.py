@@ -28,6 +28,7 @@ class Case:
     tolerance: float = 2e-5  # relative, by the norm of the difference
     torch: Call | None = None  # takes the module torch and its tensors
     jax: Call | None = None  # takes the module jax.numpy and its arrays
+    triton: Call | None = None  # takes the modules device_triton and torch, and torch's tensors
     scale: float = 1.0
     extra: tuple[np.ndarray, ...] = field(default=())  # arrays that are not random numbers
 
@@ -47,6 +48,7 @@ def _gemm(m: int, n: int, depth: int, trans_b: bool = False) -> Case:
         bytes=4.0 * (m * depth + depth * n + m * n),
         torch=lambda torch, a, b: a @ (b.T if trans_b else b),
         jax=lambda jnp, a, b: jnp.matmul(a, b.T if trans_b else b, precision="highest"),
+        triton=None if trans_b else lambda triton, torch, a, b: triton.product(torch, a, b),
     )
 
 
@@ -104,20 +106,42 @@ def _pool(n: int, size: int, c: int) -> Iterator[Case]:
     x = (n, size, size, c)
     seen = {"layout": "NHWC"}
     moved = 4.0 * n * size * size * c * 1.25
+
+    def first(image: Any) -> Any:  # views: channels stay last in memory
+        return image.permute(0, 3, 1, 2)
+
+    def last(image: Any) -> Any:
+        return image.permute(0, 2, 3, 1)
+
     yield Case(
         f"max_pool2d {n}x{size}x{size}x{c}",
         lambda x: k.max_pool2d(x, 2, **seen),
         [x],
         bytes=moved,
-        torch=lambda torch, x: torch.nn.functional.max_pool2d(x.permute(0, 3, 1, 2), 2),
+        torch=lambda torch, x: last(torch.nn.functional.max_pool2d(first(x), 2)),
     )
     yield Case(
         f"avg_pool2d 3x3 {n}x{size}x{size}x{c}",
         lambda x: k.avg_pool2d(x, 3, stride=2, padding=1, **seen),
         [x],
         bytes=moved,
-        torch=lambda torch, x: torch.nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), 3, 2, 1),
+        torch=lambda torch, x: last(torch.nn.functional.avg_pool2d(first(x), 3, 2, 1)),
     )
+
+
+def _torch_cross_entropy(torch: Any, x: Any, labels: Any) -> Any:
+    """The loss and its gradient, as autograd computes them."""
+    logs = torch.log_softmax(x, -1)
+    loss = torch.nn.functional.nll_loss(logs, labels)
+    back = torch.ops.aten.nll_loss_backward
+    one, total = torch.ones_like(loss), torch.full_like(loss, labels.numel())
+    dlogs = back(one, logs, labels, None, 1, -100, total)
+    return loss, torch.ops.aten._log_softmax_backward_data(dlogs, logs, -1, x.dtype)
+
+
+def _jax_softmax(jnp: Any, x: Any) -> Any:
+    power = jnp.exp(x - jnp.max(x, -1, keepdims=True))
+    return power / jnp.sum(power, -1, keepdims=True)
 
 
 def _rows(rows: int, columns: int) -> Iterator[Case]:
@@ -125,6 +149,8 @@ def _rows(rows: int, columns: int) -> Iterator[Case]:
     yield Case(
         f"softmax {rows}x{columns}", k.softmax, [shape], bytes=2 * size,
         torch=lambda torch, x: torch.softmax(x, -1),
+        jax=lambda jnp, x: _jax_softmax(jnp, x),
+        triton=lambda triton, torch, x: triton.softmax(torch, x),
     )  # fmt: skip
     labels = (np.arange(rows) % columns).astype(np.int64)
     yield Case(
@@ -133,6 +159,7 @@ def _rows(rows: int, columns: int) -> Iterator[Case]:
         [shape],
         bytes=2 * size,
         extra=(labels,),
+        torch=_torch_cross_entropy,
     )
     yield Case(
         f"layer_norm {rows}x{columns}",
@@ -140,6 +167,7 @@ def _rows(rows: int, columns: int) -> Iterator[Case]:
         [shape, (columns,), (columns,)],
         bytes=2 * size,
         torch=lambda torch, x, w, b: torch.nn.functional.layer_norm(x, (columns,), w, b),
+        triton=lambda triton, torch, x, w, b: triton.layer_norm(torch, x, w, b),
     )
     for axis in (0, 1):
         yield Case(
@@ -148,6 +176,7 @@ def _rows(rows: int, columns: int) -> Iterator[Case]:
             [shape],
             bytes=size,
             torch=lambda torch, x, axis=axis: torch.sum(x, axis),
+            jax=lambda jnp, x, axis=axis: jnp.sum(x, axis),
         )
 
 
@@ -158,10 +187,13 @@ def _elements(count: int) -> Iterator[Case]:
             torch=lambda torch, x, name=name: (
                 torch.tanh if name == "tanh" else getattr(torch.nn.functional, name)
             )(x),
+            triton=None if name != "relu" else lambda triton, torch, x: triton.relu(torch, x),
         )  # fmt: skip
     yield Case(
         f"add of {count}", k.add, [(count,), (count,)], bytes=12.0 * count,
         torch=lambda torch, x, y: x + y,
+        jax=lambda jnp, x, y: x + y,
+        triton=lambda triton, torch, x, y: triton.add(torch, x, y),
     )  # fmt: skip
 
 
@@ -215,6 +247,21 @@ def networks(small: bool) -> dict[str, tuple[Call, tuple[int, ...], int]]:
             nn.Flatten(), nn.Linear(2 * width * (size // 4) ** 2, 10),
         )  # fmt: skip
 
+    def norms(nn: Any) -> Any:
+        width = 4 if small else 64
+        size = 8 if small else 32
+        return nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1), nn.GroupNorm(2, width), nn.GELU(),
+            nn.Flatten(), nn.Linear(width * (size // 2) ** 2, 64), nn.LayerNorm(64),
+            nn.Linear(64, 10),
+        )  # fmt: skip
+
     batch = 8 if small else 128
     image = 8 if small else 32
-    return {"MLP": (mlp, (batch, 784), 10), "CNN": (cnn, (batch, 3, image, image), 10)}
+    images = (batch, 3, image, image)
+    return {
+        "MLP": (mlp, (batch, 784), 10),
+        "CNN": (cnn, images, 10),
+        "norms": (norms, images, 10),
+    }

@@ -2,16 +2,18 @@
 
     python bench/device_check.py --out bench/device/h200 --budget 540
     python bench/device_check.py --out DIR --budget 60 --only gemm,conv
+    python bench/device_check.py --dry --out DIR   # the rivals' code too, tiny, on the CPU
     python bench/device_check.py --table           # bench/device/README.md from what lies there
 
 In order: the machine and its ceilings; every family against float64, twice, for the same bits;
-times of its kernels beside PyTorch (TF32 off and on) and JAX where they are installed; whole
-training steps, eager and captured in a graph. Times are CUDA events around replays of graphs over
-several sets of random arrays, more than L2 holds. Each family runs in a process of its own with a
-time-out (what hangs or faults there ends there), and results.json is written anew after every case.
+times of its kernels beside PyTorch (TF32 off and on), Triton and JAX where they are installed;
+whole training steps, eager and captured in a graph; compute-sanitizer, where it works. Times are
+CUDA events around replays of graphs over several sets of random arrays, more than L2 holds. Each
+family runs in a process of its own with a time-out (what hangs or faults there ends there), and
+results.json is written anew after every case.
 
-With HOTLOOP_CUDA=EMULATE everything runs on the CPU, tiny: that tests this script and measures
-nothing.
+With HOTLOOP_CUDA=EMULATE (or --dry, which asks for it) everything runs on the CPU, tiny: that tests
+this script and measures nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import os
 import platform
 import queue
 import re
-import statistics
+import shutil
 import subprocess
 import sys
 import threading
@@ -36,15 +38,21 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
+
+from device_rivals import rivals, sets_of, summary, torch_step, torch_times  # noqa: E402
+
 ROOT = HERE.parent
 CUDA = ROOT / "csrc" / "kernels" / "cuda"
 TABLE = HERE / "device" / "README.md"
 LABEL = "not verified on a device"
 RESULTS = "results.json"
 PIECES = ["ceilings", "gemm", "conv", "loss", "softmax", "norm", "reduce", "pool", "elementwise"]
-PIECES += ["steps"]
-L2_BYTES = 60 << 20  # of an H200
+PIECES += ["steps", "sanitizer"]
 CASE_SECONDS = 40.0
+RIVALS = ("torch", "torch TF32", "triton", "jax")
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")  # of compute-sanitizer
 
 Record = dict[str, Any]
 
@@ -140,13 +148,9 @@ class Device:
             self.library.hotloop_cuda_graph_free(graph)
 
 
-def summary(times: list[float]) -> Record:
-    ordered = sorted(times)
-    return {
-        "ms": statistics.median(ordered),
-        "p10": ordered[len(ordered) // 10],
-        "p90": ordered[-1 - len(ordered) // 10],
-    }
+def dry() -> bool:
+    """Whether the rivals run on the CPU, to try their code."""
+    return bool(os.environ.get("HOTLOOP_CHECK_DRY"))
 
 
 def parts(result: Any) -> list[Any]:
@@ -175,8 +179,7 @@ def check(device: Device, case: Any) -> Record:
 
 
 def time_ours(device: Device, case: Any, rounds: int) -> Record:
-    one = sum(a.nbytes for a in case.arrays(1))
-    sets = 2 if device.emulated else int(np.clip(3 * L2_BYTES // max(one, 1) + 1, 3, 16))
+    sets = sets_of(case, device.emulated)
     inputs = [[device.put(a) for a in case.arrays(seed)] for seed in range(sets)]
     for arrays in inputs:
         case.call(*arrays)  # fills the cache of memory
@@ -192,73 +195,6 @@ def time_ours(device: Device, case: Any, rounds: int) -> Record:
     if case.bytes:
         found["tb_per_s"] = case.bytes / found["ms"] * 1e-9
     return found
-
-
-def torch_times(case: Any, tf32: bool, rounds: int) -> Record:
-    import torch
-
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark = True
-    one = sum(a.nbytes for a in case.arrays(1))
-    sets = int(np.clip(3 * L2_BYTES // max(one, 1) + 1, 3, 16))
-    inputs = [[torch.from_numpy(a).cuda() for a in case.arrays(s)] for s in range(sets)]
-    graphs = []
-    for arrays in inputs:
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                case.torch(torch, *arrays)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            case.torch(torch, *arrays)
-        graphs.append(graph)
-
-    def replay(times: int) -> float:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for i in range(times):
-            graphs[i % sets].replay()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / times
-
-    times = int(np.clip(20.0 / max(replay(sets), 1e-3), 20, 2000))
-    return summary([replay(times) for _ in range(rounds)])
-
-
-def jax_times(case: Any, rounds: int) -> Record:
-    """Without graphs: wall clock over calls that are all begun before one waits."""
-    import jax
-    import jax.numpy as jnp
-
-    if jax.default_backend() != "gpu":
-        raise RuntimeError("jax has no GPU")
-    call = jax.jit(lambda *arrays: case.jax(jnp, *arrays))
-    inputs = [[jax.device_put(a) for a in case.arrays(s)] for s in range(3)]
-    spent = []
-    call(*inputs[0]).block_until_ready()
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        last = [call(*inputs[i % 3]) for i in range(21)][-1]
-        last.block_until_ready()
-        spent.append((time.perf_counter() - begin) / 21 * 1e3)
-    return summary(spent)
-
-
-def rivals(case: Any, rounds: int) -> Iterator[tuple[str, Record]]:
-    contenders: list[tuple[str, Any]] = []
-    if case.torch:
-        contenders += [("torch", lambda: torch_times(case, False, rounds)),
-                       ("torch TF32", lambda: torch_times(case, True, rounds))]  # fmt: skip
-    if case.jax:
-        contenders.append(("jax", lambda: jax_times(case, rounds)))
-    for name, run in contenders:
-        try:
-            yield name, run()
-        except Exception as error:  # not installed, no GPU for it, out of memory: said, not fatal
-            yield name, {"missing": f"{type(error).__name__}: {error}"[:200]}
 
 
 def run_family(family: str) -> None:
@@ -278,8 +214,8 @@ def run_family(family: str) -> None:
         rounds = 3 if device.emulated else 9
         try:
             record |= time_ours(device, case, rounds)
-            if not device.emulated:
-                record["rivals"] = dict(rivals(case, rounds))
+            if dry() or not device.emulated:
+                record["rivals"] = dict(rivals(case, rounds, dry()))
         except Exception as error:
             record["failure"] = f"{type(error).__name__}: {error}"[:400]
         say(record)
@@ -294,8 +230,9 @@ def run_ceilings() -> None:
     count = 1 << 10 if device.emulated else 1 << 28
     case = device_cases.Case("relu as a copy", hl.kernels.relu, [(count,)], bytes=8.0 * count)
     say({"kind": "ceiling", "name": "copy", **time_ours(device, case, 5)})
-    if device.emulated:
+    if device.emulated and not dry():
         return
+    side = 16 if dry() else 8192
     try:
         import torch
 
@@ -304,69 +241,49 @@ def run_ceilings() -> None:
             ("torch TF32 8192^3", torch.float32, True),
             ("torch bfloat16 8192^3", torch.bfloat16, False),
         ):
-            product = device_cases.Case(name, None, [(8192, 8192)] * 2)  # type: ignore[arg-type]
+            product = device_cases.Case(name, None, [(side, side)] * 2)  # type: ignore[arg-type]
             product.torch = lambda torch, a, b, dtype=dtype: a.to(dtype) @ b.to(dtype)
-            found = torch_times(product, tf32, 5)
-            say({"kind": "ceiling", "name": name, **found, "tflops": 1.0995 / found["ms"] * 1e3})
+            found = torch_times(product, tf32, 5, dry())
+            found["tflops"] = 2e-9 * side**3 / found["ms"]
+            say({"kind": "ceiling", "name": name, **found})
     except Exception as error:
         say({"kind": "ceiling", "name": "torch", "missing": f"{error}"[:200]})
 
 
-def our_step(device: Device, model: Any, shape: tuple[int, ...], classes: int) -> Any:
-    import hotloop as hl
+class OurStep:
+    """A whole training step that stays on the device, the learning rate included."""
 
-    rng = np.random.default_rng(3)
-    x = hl.tensor(rng.standard_normal(shape, np.float32)).to("cuda")
-    labels = hl.tensor(rng.integers(0, classes, shape[0])).to("cuda")
-    model = model.to("cuda")
-    optimizer = hl.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    loss_of = hl.nn.CrossEntropyLoss()
+    def __init__(self, model: Any, shape: tuple[int, ...], classes: int, optimizer: str) -> None:
+        import hotloop as hl
 
-    def step() -> Any:
-        optimizer.zero_grad()
-        loss = loss_of(model(x), labels)
+        rng = np.random.default_rng(3)
+        self.x = hl.tensor(rng.standard_normal(shape, np.float32)).to("cuda")
+        self.labels = hl.tensor(rng.integers(0, classes, shape[0])).to("cuda")
+        self.model = model.to("cuda")
+        self.loss_of = hl.nn.CrossEntropyLoss()
+        params = list(self.model.parameters())
+        if optimizer == "SGD":
+            lr = hl.tensor(np.float32(0.01)).to("cuda")
+            self.optimizer: Any = hl.optim.SGD(params, lr=lr, momentum=0.9)
+        else:
+            lr = hl.tensor(np.float32(0.001)).to("cuda")
+            self.optimizer = hl.optim.AdamW(params, lr=lr, capturable=True)
+
+    def __call__(self) -> Any:
+        self.optimizer.zero_grad()
+        loss = self.loss_of(self.model(self.x), self.labels)
         loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
+        self.optimizer.step()
+        return loss.detach()
 
 
-def torch_step(model: Any, shape: tuple[int, ...], classes: int) -> Record:
-    import torch
+def crossings() -> int:
+    """What has crossed the bus, waited, or been asked of the driver, in all."""
+    from hotloop import _core
 
-    rng = np.random.default_rng(3)
-    x = torch.from_numpy(rng.standard_normal(shape, np.float32)).cuda()
-    labels = torch.from_numpy(rng.integers(0, classes, shape[0])).cuda()
-    model = model.cuda()
-    if len(shape) == 4:
-        x, model = (t.to(memory_format=torch.channels_last) for t in (x, model))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, foreach=True)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=False)
-        torch.nn.functional.cross_entropy(model(x), labels).backward()
-        optimizer.step()
-
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(5):
-            step()
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for _ in range(200):
-        step()
-    torch.cuda.synchronize()
-    eager = (time.perf_counter() - begin) / 200 * 1e3
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    begin = time.perf_counter()
-    for _ in range(500):
-        graph.replay()
-    torch.cuda.synchronize()
-    return {"eager_ms": eager, "graph_ms": (time.perf_counter() - begin) / 500 * 1e3}
+    info = _core.cuda_info(0)
+    names = ("copies_to_device", "copies_to_host", "copies_between", "synchronizations")
+    return sum(info[name] for name in names) + info["allocations"] - info["cache_hits"]
 
 
 def run_steps() -> None:
@@ -376,36 +293,57 @@ def run_steps() -> None:
     device = Device()
     repeats = 3 if device.emulated else 200
     for name, (make, shape, classes) in device_cases.networks(device.emulated).items():
-        record: Record = {"kind": "step", "name": name, "batch": shape[0]}
-        try:
-            hl.manual_seed(1) if hasattr(hl, "manual_seed") else hl.seed(1)
-            step = our_step(device, make(hl.nn), shape, classes)
-            record["first_loss"] = float(step().item())
-            for _ in range(3):
-                last = step()
-            record["loss"] = float(last.item())
-            begin = time.perf_counter()
-            for _ in range(repeats):
-                step()
-            hl.cuda.synchronize()
-            record["eager_ms"] = (time.perf_counter() - begin) / repeats * 1e3
-            graph = device.capture(step)
-            record["graph_ms"] = device.milliseconds([graph], repeats)
-            device.free([graph])
-        except Exception as error:
-            record["failure"] = f"{type(error).__name__}: {error}"[:400]
-        if not device.emulated:
+        for optimizer in ("SGD", "AdamW"):
+            record: Record = {"kind": "step", "name": f"{name}, {optimizer}", "batch": shape[0]}
             try:
-                import torch
-
-                record["torch"] = torch_step(make(torch.nn), shape, classes)
+                hl.seed(1)
+                step = OurStep(make(hl.nn), shape, classes, optimizer)
+                record["first_loss"] = float(step().item())
+                for _ in range(3):
+                    last = step()
+                record["loss"] = float(last.item())
+                before = crossings()
+                step()
+                record["crossings"] = crossings() - before
+                begin = time.perf_counter()
+                for _ in range(repeats):
+                    step()
+                hl.cuda.synchronize()
+                record["eager_ms"] = (time.perf_counter() - begin) / repeats * 1e3
+                kept: list[Any] = []
+                graph = device.capture(lambda step=step, kept=kept: kept.append(step()))
+                record["graph_ms"] = device.milliseconds([graph], repeats)
+                record["last_loss"] = float(kept[0].item())
+                device.free([graph])
+                if record["crossings"]:
+                    record["failure"] = f"{record['crossings']} crossings in a step, 0 expected"
+                elif not record["last_loss"] < record["first_loss"]:
+                    record["failure"] = "the loss does not fall"
             except Exception as error:
-                record["torch"] = {"missing": f"{type(error).__name__}: {error}"[:200]}
-        say(record)
+                record["failure"] = f"{type(error).__name__}: {error}"[:400]
+            if dry() or not device.emulated:
+                try:
+                    import torch
+
+                    model = make(torch.nn)
+                    record["torch"] = torch_step(model, shape, classes, optimizer, dry())
+                except Exception as error:
+                    record["torch"] = {"missing": f"{type(error).__name__}: {error}"[:200]}
+            say(record)
+
+
+def run_tiny() -> None:
+    """Every small case once, for compute-sanitizer to look at."""
+    import device_cases
+
+    device = Device()
+    for cases in device_cases.correctness().values():
+        for case in cases:
+            for part in parts(case.call(*[device.put(a) for a in case.arrays(7)])):
+                to_host(part)
 
 
 def worker(piece: str) -> None:
-    sys.path.insert(0, str(HERE))
     if library := os.environ.get("HOTLOOP_CHECK_LIBRARY"):
         from hotloop import _core
 
@@ -414,6 +352,8 @@ def worker(piece: str) -> None:
         run_ceilings()
     elif piece == "steps":
         run_steps()
+    elif piece == "tiny":
+        run_tiny()
     else:
         run_family(piece)
 
@@ -485,6 +425,35 @@ def run_piece(piece: str, seconds: float) -> Iterator[Record]:
         process.wait()
 
 
+def run_sanitizer(seconds: float) -> Iterator[Record]:
+    """compute-sanitizer's tools over every small case; said where there is none."""
+    program = shutil.which("compute-sanitizer") or shutil.which(
+        "/usr/local/cuda/bin/compute-sanitizer"
+    )
+    if not program:
+        yield {"kind": "sanitizer", "missing": "compute-sanitizer is not on the PATH"}
+        return
+    deadline = time.monotonic() + seconds
+    for tool in TOOLS:
+        record: Record = {"kind": "sanitizer", "name": tool}
+        command = [program, "--tool", tool, "--error-exitcode", "99", "--print-limit", "5",
+                   sys.executable, __file__, "--worker", "tiny"]  # fmt: skip
+        try:
+            left = max(deadline - time.monotonic(), 0.01)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=min(left, 120.0), check=False
+            )
+            record["passed"] = done.returncode == 0
+            if done.returncode == 99:
+                record["failure"] = done.stdout[-600:]
+            elif done.returncode:  # it does not work here
+                record = {"kind": "sanitizer", "name": tool,
+                          "missing": (done.stdout + done.stderr)[-300:]}  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as error:
+            record["missing"] = f"{type(error).__name__}: {error}"[:200]
+        yield record
+
+
 def write(path: Path, results: Record) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -503,7 +472,7 @@ def run_all(out: Path, budget: float, only: list[str]) -> Record:
         if left <= 1:
             results["cases"].append({"kind": "end", "piece": piece, "failure": "out of time"})
             continue
-        for record in run_piece(piece, left):
+        for record in run_sanitizer(left) if piece == "sanitizer" else run_piece(piece, left):
             record["at"] = round(time.monotonic() - begin, 1)
             results["cases"].append(record)
             write(path, results)
@@ -520,6 +489,8 @@ def line_of(record: Record) -> str:
             words.append(f"{name} {record[name]:.3g}")
     if "passed" in record:
         words.append("passed" if record["passed"] else "FAILED")
+    if "missing" in record:
+        words.append(f"missing: {record['missing']}")
     if "failure" in record:
         words.append(f"FAILED: {record['failure'].strip().splitlines()[-1:]}")
     return " ".join(str(word) for word in words if word)
@@ -546,12 +517,12 @@ def markdown(folder: Path) -> str:
                 and all(c["passed"] for c in tried)
             ):
                 verified[family] = path.parent.name
-        rows = ["| case | ms | TFLOP/s | TB/s | torch | torch TF32 | jax |",
-                "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+        rows = [f"| case | ms | TFLOP/s | TB/s | {' | '.join(RIVALS)} |",
+                "| --- |" + " ---: |" * (3 + len(RIVALS))]  # fmt: skip
         for case in cases:
             if case["kind"] != "time" or "ms" not in case:
                 continue
-            others = [case.get("rivals", {}).get(n, {}) for n in ("torch", "torch TF32", "jax")]
+            others = [case.get("rivals", {}).get(n, {}) for n in RIVALS]
             ratios = [f"{o['ms'] / case['ms']:.2f}×" if "ms" in o else "" for o in others]
             rates = [f"{case[n]:.3g}" if n in case else "" for n in ("tflops", "tb_per_s")]
             cells = [case["name"], f"{case['ms']:.4g}", *rates, *ratios]
@@ -580,7 +551,8 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=540, help="seconds in all")
     parser.add_argument("--only", default="", help=f"some of {','.join(PIECES)}")
     parser.add_argument("--table", action="store_true", help="write bench/device/README.md anew")
-    parser.add_argument("--worker", choices=PIECES, help=argparse.SUPPRESS)
+    parser.add_argument("--dry", action="store_true", help="try everything on the CPU, tiny")
+    parser.add_argument("--worker", choices=[*PIECES, "tiny"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         worker(options.worker)
@@ -591,6 +563,10 @@ def main() -> int:
         return 0
     if not options.out:
         parser.error("--out must be given")
+    if options.dry:
+        os.environ["HOTLOOP_CHECK_DRY"] = "1"
+        if not os.environ.get("HOTLOOP_CHECK_LIBRARY"):
+            os.environ["HOTLOOP_CUDA"] = "EMULATE"
     only = [piece for piece in options.only.split(",") if piece]
     if unknown := [piece for piece in only if piece not in PIECES]:
         parser.error(f"--only knows {','.join(PIECES)}, got {','.join(unknown)}")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cuda_library
@@ -25,7 +26,9 @@ def load():
     return module
 
 
-check = load()
+check = load()  # and with it the folder of the modules beside it
+import device_cases  # noqa: E402
+import device_rivals  # noqa: E402
 
 
 def run(out: Path, *arguments: str) -> tuple[int, dict]:
@@ -61,6 +64,66 @@ def test_a_small_run_in_subprocesses(tmp_path):
     assert f"- all kernels: {check.LABEL}\n" in check.markdown(tmp_path)
 
 
+def test_whole_steps_stay_on_the_device(tmp_path):
+    code, results = run(tmp_path, "--budget", "400", "--only", "steps")
+    assert code == 0, results["cases"]
+    steps = {c["name"]: c for c in results["cases"]}
+    assert set(steps) == {f"{n}, {o}" for n in ("MLP", "CNN", "norms") for o in ("SGD", "AdamW")}
+    for step in steps.values():
+        assert step["crossings"] == 0
+        assert step["graph_ms"] > 0
+
+
+def test_the_sanitizer_where_there_is_one(tmp_path, monkeypatch):
+    """With a stand-in that finds a race, and one tool that does not work."""
+    fake = tmp_path / "compute-sanitizer"
+    fake.write_text(
+        "#!/bin/sh\ncase $2 in racecheck) echo a race; exit 99 ;; synccheck) exit 3 ;; esac\n",
+        encoding="utf-8",
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = {record["name"]: record for record in check.run_sanitizer(60.0)}
+    assert list(found) == list(check.TOOLS)
+    assert found["memcheck"]["passed"]
+    assert found["racecheck"]["failure"] == "a race\n"
+    assert "missing" in found["synccheck"]
+    monkeypatch.setattr(check.shutil, "which", lambda name: None)
+    assert "not on the PATH" in next(check.run_sanitizer(1.0))["missing"]
+
+
+CASES = [case for family in device_cases.correctness().values() for case in family]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_rivals_do_the_same_work(case):
+    """Their calls, on the CPU: the numbers are ours, and the code that times them runs."""
+    torch = pytest.importorskip("torch")
+    arrays = case.arrays(7)
+    want = check.parts(case.call(*[a.astype(float) if a.dtype == "f4" else a for a in arrays]))
+    got = {"torch": case.torch(torch, *map(torch.from_numpy, arrays))}
+    if case.jax and importlib.util.find_spec("jax"):
+        got["jax"] = case.jax(importlib.import_module("jax.numpy"), *arrays)
+    for results in got.values():
+        for ours, theirs in zip(want, check.parts(results), strict=True):
+            theirs = np.asarray(theirs)
+            assert np.linalg.norm(theirs - ours) <= 1e-4 * np.linalg.norm(ours) + 1e-6
+    spent = dict(device_rivals.rivals(case, 2, dry=True))
+    for name in ("torch", "torch TF32", *(["jax"] if "jax" in got else [])):
+        assert spent[name]["ms"] > 0, spent[name]
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+@pytest.mark.parametrize("name", ["MLP", "CNN", "norms"])
+def test_steps_of_the_rival(name, optimizer):
+    torch = pytest.importorskip("torch")
+    make, shape, classes = device_cases.networks(True)[name]
+    spent = device_rivals.torch_step(make(torch.nn), shape, classes, optimizer, dry=True)
+    assert set(spent) == {"eager_ms", "graph_ms"}
+    for used in vars(device_rivals.CpuCuda):  # the stand-in has no name that is not PyTorch's
+        assert used.startswith("_") or hasattr(torch.cuda, used)
+
+
 def test_no_time_left_is_said(tmp_path):
     results = check.run_all(tmp_path, 0.0, ["gemm"])
     assert results["cases"] == [{"kind": "end", "piece": "gemm", "failure": "out of time"}]
@@ -81,7 +144,7 @@ def test_the_table_is_made_from_the_results(tmp_path):
     assert "- gemm: verified on h200\n" in table
     assert f"- the other kernels: {check.LABEL}\n" in table
     assert "conv" not in table
-    assert "| b | 2 | 3 |  | 0.50× |  |  |" in table
+    assert "| b | 2 | 3 |  | 0.50× |  |  |  |" in table
     results["sources"] = {**hashes, "gemm": "changed"}
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     assert f"- all kernels: {check.LABEL}\n" in check.markdown(tmp_path)
