@@ -39,6 +39,19 @@ def fill(target: ctypes.Array, numbers: Sequence[int]) -> None:
         target[i] = number
 
 
+def rows_of(arrays: int) -> list[tuple[str, type]]:
+    """How rows along one axis lie in as many arrays."""
+    return [
+        ("columns", ctypes.c_bool),
+        ("unit_stride", ctypes.c_bool),
+        ("stream", ctypes.c_bool),
+        ("row_dims", I32),
+        ("row_sizes", I64 * DIMS),
+        ("row_strides", (I64 * DIMS) * arrays),
+        ("memory", I64 * 4),
+    ]
+
+
 class SoftmaxArgs(ctypes.Structure):
     _fields_ = [
         ("dtype", I32),
@@ -48,13 +61,7 @@ class SoftmaxArgs(ctypes.Structure):
         ("out", PTR),
         ("n", I64),
         ("axis_strides", I64 * 3),
-        ("columns", ctypes.c_bool),
-        ("unit_stride", ctypes.c_bool),
-        ("stream", ctypes.c_bool),
-        ("row_dims", I32),
-        ("row_sizes", I64 * DIMS),
-        ("row_strides", (I64 * DIMS) * 3),
-        ("memory", I64 * 4),
+        *rows_of(3),
     ]
 
 
@@ -75,13 +82,9 @@ class CrossEntropyArgs(ctypes.Structure):
         ("weight_sum", F64),
         ("classes", I64),
         ("class_strides", I64 * 3),
-        ("columns", ctypes.c_bool),
-        ("unit_stride", ctypes.c_bool),
-        ("stream", ctypes.c_bool),
-        ("row_dims", I32),
-        ("row_sizes", I64 * DIMS),
-        ("row_strides", (I64 * DIMS) * 4),
-        ("memory", I64 * 4),
+        *rows_of(4),
+        ("check", PTR * 3),
+        ("counted", PTR),
     ]
 
 
@@ -144,8 +147,10 @@ class OptimizerArgs(ctypes.Structure):
         ("partials", PTR),
         ("lr", PTR),
         ("step", PTR),
+        ("grad_scale", PTR),
         ("wide_lr", ctypes.c_bool),
         ("wide_step", ctypes.c_bool),
+        ("wide_scale", ctypes.c_bool),
         ("given_lr", F64),
         ("given_step", F64),
         ("slowing", F64),
@@ -161,9 +166,12 @@ class OptimizerNormArgs(ctypes.Structure):
         ("partials", PTR),
         ("count", I64),
         ("gradient", F64),
+        ("grad_scale", PTR),
+        ("wide_scale", ctypes.c_bool),
         ("most", F64),
         ("norm", PTR),
         ("clipping", PTR),
+        ("scale", PTR),
     ]
 
 
@@ -201,6 +209,7 @@ class ReduceArgs(ctypes.Structure):
         ("reduced_sizes", I64 * DIMS),
         ("reduced_strides", I64 * DIMS),
         ("scratch", PTR),
+        ("divisor_at", PTR),
     ]
 
 
@@ -351,6 +360,8 @@ class EmbeddingArgs(ctypes.Structure):
         ("weight", PTR),
         ("weight_stride", I64),
         ("out", PTR),
+        ("rows", I64),
+        ("check", PTR * 3),
     ]
 
 
@@ -371,4 +382,5 @@ class EmbeddingBackwardArgs(ctypes.Structure):
         ("ends", PTR),
         ("order", PTR),
         ("scratch", PTR),
+        ("check", PTR * 3),
     ]

@@ -19,6 +19,7 @@ def test_forward(rng, dtype, index, width):
     out = poisoned((33, width), dtype)
     args = EmbeddingArgs(dtype_code(table), 33, width, pointer(indices), index is np.int64)
     args.weight, args.weight_stride, args.out = pointer(table), -2 * width, pointer(out)
+    args.rows = len(table)
     call(kernels("embedding"), "embedding", args, 33)
     np.testing.assert_array_equal(out, table[indices])
 

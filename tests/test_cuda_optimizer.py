@@ -185,7 +185,8 @@ def test_norms_and_clipping_stay_on_the_device(rng, dtype, strided):
     }.items():
         partials = list_.partials(rule)
         assert partials.tobytes() == list_.partials(rule, "random").tobytes()
-        args = OptimizerNormArgs(RULES.index(rule), pointer(partials), partials.size, -0.5, 1.5)
+        args = OptimizerNormArgs(RULES.index(rule), pointer(partials), partials.size, -0.5)
+        args.most = 1.5
         args.norm, args.clipping = pointer(norm), pointer(clipping)
         call(kernels("optimizer"), "optimizer_norm", args)
         np.testing.assert_allclose(norm, want / 2, rtol=1e-6)

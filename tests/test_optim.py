@@ -400,7 +400,7 @@ def test_loading_is_all_or_nothing(rng):
         (Adam, {"betas": (-0.1, 0.9)}, "betas must be in"),
         (Adam, {"betas": 0.9}, "betas must be two numbers"),
         (Adam, {"eps": -1e-8}, "eps must be in"),
-        (AdamW, {"capturable": True}, "capturable=True is not supported"),
+        (NAdam, {"capturable": True}, "capturable=True is not supported"),
         (Adagrad, {"lr_decay": -1}, "Adagrad: lr_decay must be in"),
         (Adagrad, {"initial_accumulator_value": -1}, "initial_accumulator_value must be in"),
         (Adadelta, {"rho": 1.5}, r"Adadelta: rho must be in \[0, 1\], got 1.5"),

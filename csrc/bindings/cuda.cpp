@@ -87,13 +87,7 @@ py::object to_host(const DeviceArray& array) {
   }
   py::array made = new_array("to", array.dtype, array.shape);
   void* const to = made.mutable_data();
-  const CudaApi& api = cuda_api("to", array.device);
-  int code = 0;
-  {
-    const GilReleased released;
-    code = api.to_host(from->device, to, from->data, from->size() * from->item());
-  }
-  check_cuda("to", "cudaMemcpyAsync", code);
+  copy_to_host("to", from->device, to, from->data, from->size() * from->item());
   return made;
 }
 
@@ -173,17 +167,13 @@ py::dict device_info(int device) {
   info["cached_bytes"] = numbers.cached_bytes;
   info["allocations"] = numbers.allocations;
   info["cache_hits"] = numbers.cache_hits;
+  CudaTraffic traffic{};
+  api.traffic(device, &traffic);
+  info["copies_to_device"] = traffic.copies_to_device;
+  info["copies_to_host"] = traffic.copies_to_host;
+  info["copies_between"] = traffic.copies_between;
+  info["synchronizations"] = traffic.synchronizations;
   return info;
-}
-
-void synchronize(int device) {
-  const CudaApi& api = cuda_api("synchronize", device);
-  int code = 0;
-  {
-    const GilReleased released;
-    code = api.synchronize(device);
-  }
-  check_cuda("synchronize", "cudaStreamSynchronize", code);
 }
 
 void bind_array(py::module_& m) {
@@ -249,7 +239,7 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_is_emulated", &cuda_is_emulated);
   m.def("cuda_has_kernel", [](const std::string& name) { return has_cuda_kernel(name.c_str()); });
   m.def("cuda_info", &device_info);
-  m.def("cuda_synchronize", &synchronize);
+  m.def("cuda_synchronize", &synchronize_device);
   m.def("cuda_empty_cache", [](int device) {
     check_cuda("empty_cache", "cudaFree", cuda_api("empty_cache", device).empty_cache(device));
   });

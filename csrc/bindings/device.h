@@ -13,6 +13,7 @@
 
 #include "bindings/array.h"
 #include "core/cuda.h"
+#include "kernels/index_check.h"
 
 namespace hotloop {
 
@@ -50,6 +51,10 @@ py::object fresh_array(const char* op, const py::dtype& dtype, const Shape& shap
 void copy_on_device(const char* op, const DeviceArray& to, const DeviceArray& from);
 void fill_on_device(const char* op, const DeviceArray& to, double value);
 
+// Waits for what was begun on the device, and copies. Throws what kernels have found in indices.
+void copy_to_host(const char* op, int device, void* to, const void* from, std::int64_t bytes);
+void synchronize_device(int device);
+
 // Memory of a device for the time of a call.
 class DeviceScratch {
  public:
@@ -77,6 +82,9 @@ class Call {
   void meet(const char* name, int device);
   int device() const { return device_ == kNowhere ? kCpu : device_; }
   bool on_gpu() const { return device_ >= 0; }
+
+  // For a kernel that reads indices; without effect on the CPU, where they have been checked.
+  IndexCheck checks(const IndexRule& rule) const;
 
   // The kernel, or, on a GPU, its twin of that name.
   template <class Args>

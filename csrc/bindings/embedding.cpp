@@ -17,13 +17,26 @@ constexpr std::int64_t kEmbeddingGrain = 16384;
 
 // int32 or int64, dense.
 struct Indices {
-  py::array owner;
+  py::array owner{};  // empty where they come from a GPU
   bool wide = false;
   std::int64_t count = 0;
   Shape shape;
   py::object on_device{};      // where they came from a GPU: dense there
   const void* data = nullptr;  // where the call runs
 };
+
+void check_kind(const char* op, const py::dtype& dtype, std::size_t ndim) {
+  if (dtype.kind() != 'i' || (dtype.itemsize() != 4 && dtype.itemsize() != 8) ||
+      dtype.byteorder() == '>') {
+    throw DTypeError(
+        std::string(op) + ": indices must be int64 or int32 in native byte order, got " +
+        py::str(dtype).cast<std::string>() + "; convert them with .astype(numpy.int64)");
+  }
+  if (ndim >= kMaxDims) {
+    throw ShapeError(std::string(op) + ": indices must have less than " + std::to_string(kMaxDims) +
+                     " axes, got " + std::to_string(ndim));
+  }
+}
 
 Indices read_on_host(const char* op, py::handle object) {
   if (!py::isinstance<py::array>(object)) {
@@ -32,16 +45,7 @@ Indices read_on_host(const char* op, py::handle object) {
   }
   Indices indices{.owner = py::reinterpret_borrow<py::array>(object), .shape = {}};
   const py::dtype dtype = indices.owner.dtype();
-  if (dtype.kind() != 'i' || (dtype.itemsize() != 4 && dtype.itemsize() != 8) ||
-      dtype.byteorder() == '>') {
-    throw DTypeError(
-        std::string(op) + ": indices must be int64 or int32 in native byte order, got " +
-        py::str(dtype).cast<std::string>() + "; convert them with .astype(numpy.int64)");
-  }
-  if (indices.owner.ndim() >= kMaxDims) {
-    throw ShapeError(std::string(op) + ": indices must have less than " + std::to_string(kMaxDims) +
-                     " axes, got " + std::to_string(indices.owner.ndim()));
-  }
+  check_kind(op, dtype, static_cast<std::size_t>(indices.owner.ndim()));
   constexpr int dense =
       py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
   if ((indices.owner.flags() & dense) != dense) {
@@ -56,12 +60,13 @@ Indices read_on_host(const char* op, py::handle object) {
   return indices;
 }
 
-// Those on a GPU come to the host to be checked.
+// Those on a GPU are checked by the kernel.
 Indices read_indices(const char* op, py::handle object) {
   const DeviceArray* const device = as_device_array(object);
   Call::current()->meet("indices", device ? device->device : kCpu);
   if (!device) return read_on_host(op, object);
-  Indices indices = read_on_host(op, object.attr("_to_host")());
+  check_kind(op, device->dtype, device->shape.size());
+  Indices indices{.wide = device->item() == 8, .count = device->size(), .shape = device->shape};
   indices.on_device = py::reinterpret_borrow<py::object>(object);
   if (!device->dense()) {
     indices.on_device = new_device_array(op, device->device, device->dtype, device->shape);
@@ -92,7 +97,10 @@ std::int64_t first_outside(const Indices& indices, std::int64_t rows) {
   return -1;
 }
 
+constexpr IndexRule kIndexRule{"indices", "; the bound is the number of rows of the table", true};
+
 void check_indices(const char* op, const Indices& indices, std::int64_t rows) {
+  if (indices.on_device) return;
   std::int64_t at = indices.wide ? first_outside<std::int64_t>(indices, rows)
                                  : first_outside<std::int32_t>(indices, rows);
   if (at < 0) return;
@@ -150,6 +158,8 @@ py::object embedding(py::handle indices_object, py::handle weight_object, py::ha
   const Array table = rows_of(weight, &args.weight_stride);
   args.weight = table.data;
   args.out = out.data;
+  args.rows = weight.shape(0);
+  args.check = call.checks(kIndexRule);
   const std::int64_t grain = kEmbeddingGrain / (args.width + 16);
   call.run("embedding", embedding_kernel(), args,
            Split{.units = args.width > 0 ? args.positions : 0,
@@ -204,6 +214,7 @@ py::object embedding_backward(py::handle dy_object, py::handle indices_object,
   args.dy = incoming.data;
   args.dweight = out.data;
   if (call.on_gpu()) {
+    args.check = call.checks(kIndexRule);
     call.run_gpu("embedding_backward", args, args.rows, &EmbeddingBackwardArgs::scratch);
     return out.finish();
   }

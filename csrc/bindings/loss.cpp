@@ -39,7 +39,7 @@ Reduction parse_reduction(const char* op, py::handle object, bool batches = fals
 
 // Labels as they come: int32 or int64, any strides (in elements).
 struct Labels {
-  py::array owner;
+  py::array owner;  // empty where they lie on a GPU
   const void* data;
   bool wide;
   Shape shape, strides;
@@ -50,6 +50,23 @@ struct Labels {
   }
 };
 
+bool is_label(const py::dtype& dtype) {
+  const std::int64_t item = dtype.itemsize();
+  return dtype.kind() == 'i' && (item == 4 || item == 8) && dtype.byteorder() != '>';
+}
+
+[[noreturn]] void wrong_labels(const char* op, const py::dtype& dtype) {
+  throw DTypeError(std::string(op) + ": labels must be int64 or int32 in native byte order, got " +
+                   py::str(dtype).cast<std::string>() + "; convert them with .astype(numpy.int64)");
+}
+
+Labels labels_on_device(const char* op, const DeviceArray& array) {
+  if (!is_label(array.dtype)) wrong_labels(op, array.dtype);
+  Labels labels{{}, array.data, array.item() == 8, array.shape, array.strides};
+  for (std::int64_t& stride : labels.strides) stride /= array.item();
+  return labels;
+}
+
 Labels read_labels(const char* op, py::handle object) {
   if (!py::isinstance<py::array>(object)) {
     throw DTypeError(std::string(op) + ": labels must be a numpy.ndarray of int64 or int32, got " +
@@ -58,11 +75,7 @@ Labels read_labels(const char* op, py::handle object) {
   Labels labels{py::reinterpret_borrow<py::array>(object), nullptr, false, {}, {}};
   const py::dtype dtype = labels.owner.dtype();
   const std::int64_t item = dtype.itemsize();
-  if (dtype.kind() != 'i' || (item != 4 && item != 8) || dtype.byteorder() == '>') {
-    throw DTypeError(
-        std::string(op) + ": labels must be int64 or int32 in native byte order, got " +
-        py::str(dtype).cast<std::string>() + "; convert them with .astype(numpy.int64)");
-  }
+  if (!is_label(dtype)) wrong_labels(op, dtype);
   bool addressable = (labels.owner.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
   for (py::ssize_t d = 0; d < labels.owner.ndim(); ++d) {
     addressable = addressable && labels.owner.strides(d) % item == 0;
@@ -87,6 +100,9 @@ double element(const Array& array, std::int64_t i) {
                                    : array.as<double>()[i];
 }
 
+constexpr const char* kLabelRemedy = "; pass it as ignore_index to leave such rows out";
+constexpr IndexRule kLabelRule{"labels", kLabelRemedy, false};
+
 // Every label in [0, classes) or ignore_index.
 Counted check_labels(const char* op, const Labels& labels, std::int64_t classes,
                      std::int64_t ignore_index, const Array* weight) {
@@ -100,10 +116,10 @@ Counted check_labels(const char* op, const Labels& labels, std::int64_t classes,
     if (label != ignore_index) {
       ++counted.rows;
       if (label < 0 || label >= classes) {
-        throw std::invalid_argument(
-            std::string(op) + ": labels must lie in [0, " + std::to_string(classes) + ") for " +
-            std::to_string(classes) + " classes, got " + std::to_string(label) + " at position " +
-            shape_text(index) + "; pass it as ignore_index to leave such rows out");
+        throw std::invalid_argument(std::string(op) + ": labels must lie in [0, " +
+                                    std::to_string(classes) + ") for " + std::to_string(classes) +
+                                    " classes, got " + std::to_string(label) + " at position " +
+                                    shape_text(index) + kLabelRemedy);
       }
       if (weight) counted.weight += element(*weight, label);
     }
@@ -118,11 +134,12 @@ Counted check_labels(const char* op, const Labels& labels, std::int64_t classes,
   return counted;
 }
 
-// out = sum(x) / divisor of n numbers, where the call runs.
+// out = sum(x) / divisor of n numbers, where the call runs; the divisor may be on the device.
 void sum_where(const Call& call, DType dtype, const void* x, std::int64_t n, double divisor,
-               void* out) {
+               void* out, const double* divisor_at = nullptr) {
   ReduceArgs args = sum_args(dtype, x, n, divisor, out);
   if (!call.on_gpu()) return run_reduce(args);
+  args.divisor_at = divisor_at;
   call.run_gpu("reduce", args, 1, &ReduceArgs::scratch);
 }
 
@@ -165,12 +182,11 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
   std::int64_t rows = 1;
   for (const std::int64_t size : row_shape) rows *= size;
 
-  Array weight, host_weight;
+  Array weight;
   if (given(weight_object)) {
     weight = packed(input(op, "weight", weight_object));
     same_dtype(op, name, logits, "weight", weight);
     require_shape(op, "weight", weight, {logits.shape(axis)});
-    host_weight = weight.device < 0 ? weight : describe(weight.owner.attr("_to_host")());
   }
   const bool soft = !is_nll && holds_probabilities(labels_object, logits.ndim);
   Labels labels{};
@@ -182,12 +198,9 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
     require_shape(op, "labels", probabilities, logits.shape_vector());
     require_rows(op, name, logits, rows, reduction);
   } else {
-    // Labels on a GPU come to the host to be checked and counted: the one place that reads back.
     const DeviceArray* const device = as_device_array(labels_object);
     call.meet("labels", device ? device->device : kCpu);
-    py::object host = py::reinterpret_borrow<py::object>(labels_object);
-    if (device) host = labels_object.attr("_to_host")();
-    labels = read_labels(op, host);
+    labels = device ? labels_on_device(op, *device) : read_labels(op, labels_object);
     if (labels.shape != row_shape) {
       throw ShapeError(std::string(op) + ": labels must have shape " + shape_text(row_shape) +
                        " for " + name + " of shape " + shape_text(logits.shape_vector()) +
@@ -195,15 +208,13 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
                        std::to_string(axis));
     }
     require_rows(op, name, logits, rows, reduction);
-    counted = check_labels(op, labels, logits.shape(axis), ignore_index,
-                           given(weight_object) ? &host_weight : nullptr);
-    if (device) {
-      labels.data = device->data;
-      for (std::size_t d = 0; d < labels.strides.size(); ++d) {
-        labels.strides[d] = device->strides[d] / device->item();
-      }
+    if (!device) {
+      counted = check_labels(op, labels, logits.shape(axis), ignore_index,
+                             weight.owner ? &weight : nullptr);
     }
   }
+  // On a GPU the kernel checks the labels, and adds up what counts.
+  const bool counts_there = call.on_gpu() && !soft && reduction == Reduction::mean;
 
   Output loss(op, py::none(), logits.dtype, reduction == Reduction::none ? row_shape : Shape{});
   std::unique_ptr<Output> gradient;
@@ -226,6 +237,7 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
   const std::int64_t row_bytes = reduced ? rows * item : 0;
   const Scratch scratch(call.on_gpu() ? 0 : static_cast<std::size_t>(row_bytes));
   const DeviceScratch device_scratch(op, call.device(), call.on_gpu() ? row_bytes : 0);
+  const DeviceScratch counts(op, call.device(), counts_there ? 8 * (2 + kLabelBlocks) : 0);
   char* const each = static_cast<char*>(call.on_gpu() ? device_scratch.get() : scratch.get());
   const Shape loss_strides = row_major(row_shape);
 
@@ -262,11 +274,15 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
   args.weight_sum = static_cast<double>(args.classes);
   if (weight.owner) {
     args.weight = weight.data;
-    args.weight_sum = 0.0;
-    for (std::int64_t i = 0; i < args.classes; ++i) args.weight_sum += element(host_weight, i);
+    args.weight_sum = 0.0;  // that a GPU makes by itself
+    for (std::int64_t i = 0; i < args.classes && !call.on_gpu(); ++i) {
+      args.weight_sum += element(weight, i);
+    }
   }
-  const double divisor = reduction == Reduction::mean ? counted.weight : 1.0;
+  const double divisor = reduction == Reduction::mean && !counts_there ? counted.weight : 1.0;
   args.scale = 1.0 / divisor;
+  args.check = call.checks(kLabelRule);
+  args.counted = static_cast<double*>(counts.get());
   args.class_strides[0] = logits.stride(axis);
   args.class_strides[1] = gradient ? gradient->array.stride(axis) : 1;
   args.unit_stride =
@@ -298,7 +314,7 @@ py::object cross_entropy_any(const char* op, bool is_nll, py::handle logits_obje
                  .grain = per_unit >= kLossGrain ? 1 : kLossGrain / per_unit,
                  .max_threads = row_scratch.threads,
                  .interruptible = !gradient || gradient->is_fresh});
-  if (reduced) sum_where(call, logits.dtype, each, rows, divisor, loss.data);
+  if (reduced) sum_where(call, logits.dtype, each, rows, divisor, loss.data, args.counted);
   if (!gradient) return loss.finish();
   return py::make_tuple(loss.finish(), gradient->finish());
 }

@@ -7,12 +7,14 @@
 namespace hotloop {
 namespace {
 
-void set_decay(const char* op, math::OptimizerScalars<double>& c, py::handle weight_decay,
-               double lr, bool decoupled) {
+// Returns OptimizerArgs::slowing.
+double set_decay(const char* op, math::OptimizerScalars<double>& c, py::handle weight_decay,
+                 double lr, bool decoupled) {
   const double decay = at_least_zero(op, "weight_decay", weight_decay);
-  if (decay == 0.0) return;
+  if (decay == 0.0) return 0.0;
   c.kind = decoupled ? math::Decay::decoupled : math::Decay::l2;
   c.decay = decoupled ? 1.0 - lr * decay : decay;
+  return decay;
 }
 
 void set_betas(const char* op, math::OptimizerScalars<double>& c, py::handle beta1,
@@ -23,18 +25,19 @@ void set_betas(const char* op, math::OptimizerScalars<double>& c, py::handle bet
   c.rest2 = 1.0 - c.beta2;
 }
 
-py::object sgd_step(py::handle params, py::handle grads, py::handle buffers, py::handle lr,
+py::object sgd_step(py::handle params, py::handle grads, py::handle buffers, py::handle lr_object,
                     py::handle step_object, py::handle momentum, py::handle dampening,
                     bool nesterov, py::handle weight_decay, py::handle grad_scale, bool maximize,
                     py::handle max_norm, py::handle bf16_params) {
   const char* op = "sgd_step";
   math::OptimizerScalars<double> c{};
-  c.lr = at_least_zero(op, "lr", lr);
+  const Number lr = learning_rate(op, lr_object), step = counted_step(op, step_object);
+  c.lr = lr.value;
   c.beta1 = at_least_zero(op, "momentum", momentum);
   const double dampens = scalar(op, "dampening", dampening);
   c.rest1 = 1.0 - dampens;
   set_decay(op, c, weight_decay, c.lr, false);
-  c.first = step_number(op, step_object) == 1.0;
+  c.first = step.value == 1.0;
   c.nesterov = nesterov;
   if (nesterov && (c.beta1 == 0.0 || dampens != 0.0)) {
     throw std::invalid_argument(
@@ -48,6 +51,7 @@ py::object sgd_step(py::handle params, py::handle grads, py::handle buffers, py:
   }
   OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   if (with_momentum) call.slot("momentum_buffers", buffers);
+  call.moves(lr, step);
   return call.step(with_momentum ? OptimizerRule::momentum : OptimizerRule::sgd, c);
 }
 
@@ -58,35 +62,37 @@ py::object adam_step(py::handle params, py::handle grads, py::handle exp_avgs,
                      py::handle weight_decay, py::handle grad_scale, bool maximize,
                      py::handle max_norm, py::handle bf16_params) {
   const char* op = kDecoupled ? "adamw_step" : "adam_step";
-  const double lr = at_least_zero(op, "lr", lr_object);
-  const double number = step_number(op, step_object);
+  const Number lr = learning_rate(op, lr_object), step = counted_step(op, step_object);
   math::OptimizerScalars<double> c{};
   set_betas(op, c, beta1, beta2);
-  set_decay(op, c, weight_decay, lr, kDecoupled);
-  c.lr = lr / (1.0 - std::pow(c.beta1, number));
-  c.root_scale = 1.0 / std::sqrt(1.0 - std::pow(c.beta2, number));
+  const double decay = set_decay(op, c, weight_decay, lr.value, kDecoupled);
+  c.lr = lr.value / (1.0 - std::pow(c.beta1, step.value));
+  c.root_scale = 1.0 / std::sqrt(1.0 - std::pow(c.beta2, step.value));
   c.eps = at_least_zero(op, "eps", eps);
   OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("exp_avgs", exp_avgs);
   call.slot("exp_avg_sqs", exp_avg_sqs);
   if (given(largest)) call.slot("max_exp_avg_sqs", largest);
+  call.moves(lr, step, decay);
   return call.step(given(largest) ? OptimizerRule::amsgrad : OptimizerRule::adam, c);
 }
 
 py::object adamax_step(py::handle params, py::handle grads, py::handle exp_avgs,
-                       py::handle exp_infs, py::handle lr, py::handle step_object, py::handle beta1,
-                       py::handle beta2, py::handle eps, py::handle weight_decay,
+                       py::handle exp_infs, py::handle lr_object, py::handle step_object,
+                       py::handle beta1, py::handle beta2, py::handle eps, py::handle weight_decay,
                        py::handle grad_scale, bool maximize, py::handle max_norm,
                        py::handle bf16_params) {
   const char* op = "adamax_step";
   math::OptimizerScalars<double> c{};
   set_betas(op, c, beta1, beta2);
-  c.lr = at_least_zero(op, "lr", lr) / (1.0 - std::pow(c.beta1, step_number(op, step_object)));
+  const Number lr = learning_rate(op, lr_object), step = counted_step(op, step_object);
+  c.lr = lr.value / (1.0 - std::pow(c.beta1, step.value));
   c.eps = at_least_zero(op, "eps", eps);
   set_decay(op, c, weight_decay, c.lr, false);
   OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("exp_avgs", exp_avgs);
   call.slot("exp_infs", exp_infs);
+  call.moves(lr, step);
   return call.step(OptimizerRule::adamax, c);
 }
 
@@ -97,6 +103,13 @@ py::object nadam_step(py::handle params, py::handle grads, py::handle exp_avgs,
                       py::handle grad_scale, bool maximize, py::handle max_norm,
                       py::handle bf16_params) {
   const char* op = "nadam_step";
+  for (const auto& [name, object] : {std::pair{"lr", lr_object}, {"step", step_object}}) {
+    if (as_device_array(object)) {
+      throw DeviceError(std::string(op) + ": " + name + " must be a number of the CPU, got one " +
+                        "on " + device_text(as_device_array(object)->device) +
+                        "; read it with .item(), or use adam_step");
+    }
+  }
   const double lr = at_least_zero(op, "lr", lr_object);
   const double number = step_number(op, step_object);
   math::OptimizerScalars<double> c{};
@@ -116,13 +129,14 @@ py::object nadam_step(py::handle params, py::handle grads, py::handle exp_avgs,
 }
 
 py::object rmsprop_step(py::handle params, py::handle grads, py::handle square_avgs,
-                        py::handle buffers, py::handle means, py::handle lr, py::handle alpha,
-                        py::handle eps, py::handle weight_decay, py::handle momentum,
-                        py::handle grad_scale, bool maximize, py::handle max_norm,
-                        py::handle bf16_params) {
+                        py::handle buffers, py::handle means, py::handle lr_object,
+                        py::handle alpha, py::handle eps, py::handle weight_decay,
+                        py::handle momentum, py::handle grad_scale, bool maximize,
+                        py::handle max_norm, py::handle bf16_params) {
   const char* op = "rmsprop_step";
   math::OptimizerScalars<double> c{};
-  c.lr = at_least_zero(op, "lr", lr);
+  const Number lr = learning_rate(op, lr_object);
+  c.lr = lr.value;
   c.beta2 = at_least_zero(op, "alpha", alpha);
   c.rest2 = 1.0 - c.beta2;
   c.eps = at_least_zero(op, "eps", eps);
@@ -137,34 +151,38 @@ py::object rmsprop_step(py::handle params, py::handle grads, py::handle square_a
   call.slot("square_avgs", square_avgs);
   if (with_momentum) call.slot("momentum_buffers", buffers);
   if (given(means)) call.slot("grad_avgs", means);
+  call.moves(lr, {});
   using Rule = OptimizerRule;
   const Rule plain = given(means) ? Rule::rmsprop_centered : Rule::rmsprop;
   const Rule heavy = given(means) ? Rule::rmsprop_momentum_centered : Rule::rmsprop_momentum;
   return call.step(with_momentum ? heavy : plain, c);
 }
 
-py::object adagrad_step(py::handle params, py::handle grads, py::handle sums, py::handle lr,
+py::object adagrad_step(py::handle params, py::handle grads, py::handle sums, py::handle lr_object,
                         py::handle step_object, py::handle lr_decay, py::handle eps,
                         py::handle weight_decay, py::handle grad_scale, bool maximize,
                         py::handle max_norm, py::handle bf16_params) {
   const char* op = "adagrad_step";
   math::OptimizerScalars<double> c{};
-  c.lr = at_least_zero(op, "lr", lr) /
-         (1.0 + (step_number(op, step_object) - 1.0) * at_least_zero(op, "lr_decay", lr_decay));
+  const Number lr = learning_rate(op, lr_object), step = counted_step(op, step_object);
+  const double slowing = at_least_zero(op, "lr_decay", lr_decay);
+  c.lr = lr.value / (1.0 + (step.value - 1.0) * slowing);
   c.eps = at_least_zero(op, "eps", eps);
   set_decay(op, c, weight_decay, c.lr, false);
   OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("state_sums", sums);
+  call.moves(lr, step, slowing);
   return call.step(OptimizerRule::adagrad, c);
 }
 
 py::object adadelta_step(py::handle params, py::handle grads, py::handle square_avgs,
-                         py::handle acc_deltas, py::handle lr, py::handle rho, py::handle eps,
-                         py::handle weight_decay, py::handle grad_scale, bool maximize,
-                         py::handle max_norm, py::handle bf16_params) {
+                         py::handle acc_deltas, py::handle lr_object, py::handle rho,
+                         py::handle eps, py::handle weight_decay, py::handle grad_scale,
+                         bool maximize, py::handle max_norm, py::handle bf16_params) {
   const char* op = "adadelta_step";
   math::OptimizerScalars<double> c{};
-  c.lr = at_least_zero(op, "lr", lr);
+  const Number lr = learning_rate(op, lr_object);
+  c.lr = lr.value;
   c.beta2 = at_least_zero(op, "rho", rho);
   if (c.beta2 > 1.0) bad_value(op, "rho", "in [0, 1]", c.beta2);
   c.rest2 = 1.0 - c.beta2;
@@ -173,20 +191,23 @@ py::object adadelta_step(py::handle params, py::handle grads, py::handle square_
   OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("square_avgs", square_avgs);
   call.slot("acc_deltas", acc_deltas);
+  call.moves(lr, {});
   return call.step(OptimizerRule::adadelta, c);
 }
 
-py::object lion_step(py::handle params, py::handle grads, py::handle exp_avgs, py::handle lr,
+py::object lion_step(py::handle params, py::handle grads, py::handle exp_avgs, py::handle lr_object,
                      py::handle beta1, py::handle beta2, py::handle weight_decay,
                      py::handle grad_scale, bool maximize, py::handle max_norm,
                      py::handle bf16_params) {
   const char* op = "lion_step";
   math::OptimizerScalars<double> c{};
-  c.lr = at_least_zero(op, "lr", lr);
+  const Number lr = learning_rate(op, lr_object);
+  c.lr = lr.value;
   set_betas(op, c, beta1, beta2);
-  set_decay(op, c, weight_decay, c.lr, true);
+  const double decay = set_decay(op, c, weight_decay, c.lr, true);
   OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("exp_avgs", exp_avgs);
+  call.moves(lr, {}, decay);
   return call.step(OptimizerRule::lion, c);
 }
 
@@ -197,20 +218,20 @@ py::object lamb_step(py::handle params, py::handle grads, py::handle exp_avgs,
                      py::handle grad_scale, bool maximize, py::handle max_norm,
                      py::handle bf16_params) {
   const char* op = "lamb_step";
-  const double lr = at_least_zero(op, "lr", lr_object);
-  const double number = step_number(op, step_object);
+  const Number lr = learning_rate(op, lr_object), step = counted_step(op, step_object);
   math::OptimizerScalars<double> c{};
   set_betas(op, c, beta1, beta2);
-  c.extra = 1.0 / (1.0 - std::pow(c.beta1, number));
-  c.root_scale = 1.0 / std::sqrt(1.0 - std::pow(c.beta2, number));
+  c.extra = 1.0 / (1.0 - std::pow(c.beta1, step.value));
+  c.root_scale = 1.0 / std::sqrt(1.0 - std::pow(c.beta2, step.value));
   c.eps = at_least_zero(op, "eps", eps);
   c.decay = at_least_zero(op, "weight_decay", weight_decay);
   OptimizerCall call(op, params, grads, {grad_scale, maximize, max_norm, bf16_params});
   call.slot("exp_avgs", exp_avgs);
   call.slot("exp_avg_sqs", exp_avg_sqs);
+  call.moves(lr, step);
   const py::object result = call.begin(c);
   if (call.on_gpu()) {
-    call.lamb_on_gpu(c, lr);
+    call.lamb_on_gpu(c);
     return result;
   }
   std::vector<double> partials(2 * static_cast<std::size_t>(call.units()));
@@ -224,7 +245,7 @@ py::object lamb_step(py::handle params, py::handle grads, py::handle exp_avgs,
         update += partial[1];
       }
       const bool both = size != 0.0 && update != 0.0;
-      tensor.factor = lr * (both ? std::sqrt(size) / std::sqrt(update) : 1.0);
+      tensor.factor = lr.value * (both ? std::sqrt(size) / std::sqrt(update) : 1.0);
     });
   }
   call.run(OptimizerRule::lamb_apply, c);
@@ -239,27 +260,63 @@ OptimizerRule norm_rule(const char* op, py::handle object) {
   return OptimizerRule::largest;
 }
 
-double grad_norm(py::handle grads, py::handle norm_type) {
+double* number_of(const py::object& array) {
+  return reinterpret_cast<double*>(as_device_array(array)->data);
+}
+
+// A float, or on a GPU what stays there: float64 without axes.
+py::object grad_norm(py::handle grads, py::handle norm_type) {
   const char* op = "grad_norm";
   const OptimizerRule rule = norm_rule(op, norm_type);
   OptimizerCall call(op);
   call.slot("grads", grads, false);
   call.check();
-  return call.norm(rule, 0);
+  if (!call.on_gpu()) return py::float_(call.norm(rule, 0));
+  py::object norm = call.new_number();
+  call.norm_on_gpu(rule, 0, -1.0, {number_of(norm), nullptr, nullptr});
+  return norm;
 }
 
-double clip_grad_norm(py::handle grads, py::handle max_norm, py::handle norm_type) {
+py::object clip_grad_norm(py::handle grads, py::handle max_norm, py::handle norm_type) {
   const char* op = "clip_grad_norm";
   const OptimizerRule rule = norm_rule(op, norm_type);
   const double most = at_least_zero(op, "max_norm", max_norm);
   OptimizerCall call(op);
   call.slot("grads", grads);
   call.check();
-  const double norm = call.norm(rule, 0);
   math::OptimizerScalars<double> c{};
+  c.gradient = 1.0;
+  if (call.on_gpu()) {
+    py::object norm = call.new_number(), factor = call.new_number();
+    call.norm_on_gpu(rule, 0, most, {number_of(norm), number_of(factor), nullptr});
+    call.clips(number_of(factor));
+    call.run(OptimizerRule::scale, c);
+    return norm;
+  }
+  const double norm = call.norm(rule, 0);
   c.gradient = clipping(norm, most);
   if (c.gradient != 1.0) call.run(OptimizerRule::scale, c);
-  return norm;
+  return py::float_(norm);
+}
+
+// (the norm after grad_scale, the grad_scale that clips as well): of several calls' gradients.
+py::tuple clipped_grad_scale(py::handle grads, py::handle max_norm, py::handle grad_scale) {
+  const char* op = "clipped_grad_scale";
+  const double most = at_least_zero(op, "max_norm", max_norm);
+  const Number scale = gradient_scale(op, grad_scale);
+  OptimizerCall call(op);
+  call.slot("grads", grads, false);
+  call.scales(scale);
+  call.check();
+  if (call.on_gpu()) {
+    py::object norm = call.new_number(), clipped = call.new_number();
+    call.norm_on_gpu(OptimizerRule::sum_squares, 0, most,
+                     {number_of(norm), nullptr, number_of(clipped)});
+    return py::make_tuple(norm, clipped);
+  }
+  const double norm = call.norm(OptimizerRule::sum_squares, 0) / scale.value;
+  const double factor = clipping(norm, most);
+  return py::make_tuple(norm, factor == 1.0 ? scale.value : scale.value / factor);
 }
 
 void clip_grad_value(py::handle grads, py::handle clip_value) {
@@ -287,6 +344,7 @@ void bind_optimizer(py::module_& module) {
   module.def("lamb_step", &lamb_step);
   module.def("grad_norm", &grad_norm);
   module.def("clip_grad_norm", &clip_grad_norm);
+  module.def("clipped_grad_scale", &clipped_grad_scale);
   module.def("clip_grad_value", &clip_grad_value);
 }
 

@@ -19,6 +19,19 @@ double at_least_zero(const char* op, const char* name, py::handle object);
 double fraction(const char* op, const char* name, py::handle object);  // in [0, 1)
 double step_number(const char* op, py::handle object);                 // counts from 1
 
+// A number of the host, or where it lies on a GPU: then a step that is captured in a graph sees
+// what is there when it is replayed, and only its kernel can check it.
+struct Number {
+  const char* name = "";
+  double value = 1.0;  // 1 where it is on a GPU
+  const void* at = nullptr;
+  bool wide = false;
+  int device = kCpu;
+};
+Number learning_rate(const char* op, py::handle object);
+Number counted_step(const char* op, py::handle object);
+Number gradient_scale(const char* op, py::handle object);
+
 // As torch.nn.utils.clip_grad_norm_: 1, or what brings the norm just below the bound; NaN where the
 // norm is.
 double clipping(double norm, double most);
@@ -87,8 +100,22 @@ class OptimizerCall {
   void run(OptimizerRule rule, const math::OptimizerScalars<double>& scalars,
            double* partials = nullptr, std::size_t array = 0, std::size_t width = 1,
            const double* factors = nullptr);
-  // The norm of all arrays of a slot, summed in the order of the blocks.
+  // The norm of all arrays of a slot, summed in the order of the blocks; on the CPU.
   double norm(OptimizerRule rule, std::size_t array);
+  // The same on a GPU, where it stays; each may be null. A norm above `most` is clipped to it,
+  // below 0 it is not.
+  struct OnGpu {
+    double *norm, *clipping, *scale;
+  };
+  void norm_on_gpu(OptimizerRule rule, std::size_t array, double most, const OnGpu& to);
+  // float64 without axes, where the arrays lie; null on the CPU.
+  py::object new_number();
+
+  // After the slots: where the step's numbers are. `slowing` as in OptimizerArgs.
+  void moves(const Number& lr, const Number& step, double slowing = 0.0);
+  void scales(const Number& grad_scale);  // likewise, of gradients that are only measured
+  // Gradients are multiplied by it from now on; on a GPU.
+  void clips(const double* factor) { clipping_ = factor; }
 
   // check(), and the gradient's factor with the clipping in it. Returns the norm before it was
   // clipped, or None.
@@ -98,13 +125,15 @@ class OptimizerCall {
 
   bool on_gpu() const { return where_.on_gpu(); }
   // LAMB after begin(), on a GPU: the lengths of the steps never come to the host.
-  void lamb_on_gpu(const math::OptimizerScalars<double>& scalars, double lr);
+  void lamb_on_gpu(const math::OptimizerScalars<double>& scalars);
 
  private:
-  double norm_on_gpu(OptimizerRule rule, std::size_t array);
-
   const char* op_;
   Call where_;
+  Number lr_, step_, scale_;
+  double slowing_ = 0.0;
+  const double* clipping_ = nullptr;
+  std::unique_ptr<DeviceScratch> clipping_memory_;
   double factor_ = 1.0;  // of the gradient
   double most_ = -1.0;   // of its norm; below 0: not clipped
   py::handle copies_;    // what the last slot will be, or None

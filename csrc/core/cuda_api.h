@@ -7,7 +7,7 @@
 
 namespace hotloop {
 
-inline constexpr int kCudaAbi = 1;  // raised with every change of this file or an argument struct
+inline constexpr int kCudaAbi = 2;  // raised with every change of this file or an argument struct
 
 struct CudaDevice {
   char name[256];
@@ -19,6 +19,13 @@ struct CudaDevice {
 struct CudaMemory {
   std::int64_t in_use_bytes, cached_bytes, allocations, cache_hits;
 };
+
+// What has crossed the bus or waited for the device since the library was opened.
+struct CudaTraffic {
+  std::int64_t copies_to_device, copies_to_host, copies_between, synchronizations;
+};
+
+struct IndexFault;  // kernels/index_check.h
 
 struct CudaApi {
   int abi;
@@ -35,16 +42,19 @@ struct CudaApi {
   void (*release)(int device, void* pointer);
   int (*empty_cache)(int device);
   void (*memory)(int device, CudaMemory* numbers);
+  void (*traffic)(int device, CudaTraffic* numbers);
 
-  // Copies on the device's stream. From the host: done with `from` on return. To the host: done.
+  // Copies on the device's stream. From the host: done with `from` on return. To the host: done,
+  // with what kernels have found in indices until then, which is forgotten by the device.
   int (*to_device)(int device, void* to, const void* from, std::int64_t bytes);
-  int (*to_host)(int device, void* to, const void* from, std::int64_t bytes);
+  int (*to_host)(int device, void* to, const void* from, std::int64_t bytes, IndexFault* found);
   int (*between)(int to_device, void* to, int from_device, const void* from, std::int64_t bytes);
 
   // Makes the device current for a launch on its stream; leave() restores the one before.
   int (*enter)(int device, void** stream, int* before);
   void (*leave)(int before);
-  int (*synchronize)(int device);
+  int (*synchronize)(int device, IndexFault* found);     // `found` as to_host gives it
+  int (*fault_record)(int device, IndexFault** record);  // where kernels put what they find
   int (*wait_for)(int device, void* other);  // our stream waits for what is on the other now
   int (*let_wait)(int device, void* other);  // the other waits for what is on ours now
 };

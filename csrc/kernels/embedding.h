@@ -2,10 +2,12 @@
 #pragma once
 
 #include "core/dispatch.h"
+#include "kernels/index_check.h"
 
 namespace hotloop {
 
-// A unit is a row of the result. Indices are dense and have been checked.
+// A unit is a row of the result. Indices are dense and have been checked, but on CUDA: there a row
+// whose index is out of range is 0, and gives no gradient.
 struct EmbeddingArgs {
   DType dtype;
   std::int64_t positions, width;
@@ -14,6 +16,8 @@ struct EmbeddingArgs {
   const void* weight;
   std::int64_t weight_stride;  // from row to row; rows are dense, and so is out
   void* out;
+  std::int64_t rows;  // of the table; CUDA alone, as is
+  IndexCheck check;
 };
 
 HOTLOOP_KERNEL(embedding, EmbeddingArgs)
@@ -34,6 +38,7 @@ struct EmbeddingBackwardArgs {
   const std::int64_t* ends;   // where the positions of a row end in `order`
   const std::int64_t* order;  // positions by row
   void* scratch;  // CUDA alone, whose embedding_backward is the whole, as run_embedding_backward
+  IndexCheck check;
 };
 
 HOTLOOP_KERNEL(embedding_backward, EmbeddingBackwardArgs)

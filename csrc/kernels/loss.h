@@ -3,12 +3,14 @@
 #pragma once
 
 #include "core/dispatch.h"
+#include "kernels/index_check.h"
 #include "kernels/row_memory.h"
 
 namespace hotloop {
 
 constexpr int kLossDims = 16;
 constexpr std::int64_t kLossColumns = 64;  // rows of a unit in column mode
+constexpr int kLabelBlocks = 128;          // CUDA: partial sums of the weights of labels
 constexpr std::int64_t kPairChunk = 2048;  // elements of a unit, one partial sum each
 
 enum class RowLoss : std::int32_t {
@@ -20,7 +22,7 @@ enum class RowLoss : std::int32_t {
 
 // A unit is one row of logits, or in column mode up to kLossColumns rows that lie side by side.
 // Strides: [0] logits, [1] dlogits, [2] losses, [3] labels or probabilities. Labels have been
-// checked.
+// checked, but on CUDA: there a row whose label is out of range has the loss NaN and no gradient.
 struct CrossEntropyArgs {
   DType dtype;
   RowLoss kind;
@@ -44,6 +46,11 @@ struct CrossEntropyArgs {
   std::int64_t row_sizes[kLossDims];
   std::int64_t row_strides[4][kLossDims];
   RowMemory memory;  // CPU: dense rows with stream or longer than kRowPiece
+
+  // CUDA alone.
+  IndexCheck check;
+  // Null, or [2 + kLabelBlocks]: the weight of all labels that count, then scale divided by it.
+  double* counted;
 };
 
 HOTLOOP_KERNEL(cross_entropy, CrossEntropyArgs)

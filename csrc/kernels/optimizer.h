@@ -67,12 +67,13 @@ struct OptimizerArgs {
 
   // CUDA alone. The tensors' list is on the host all the same; what follows is on the device, so
   // that a captured step sees what it holds when it is replayed. Null: as in `scalars`.
-  const void* lr;           // 0-d; scalars.lr is not read. NAdam's scalars cannot be made there.
-  const void* step;         // 0-d; nor are bias corrections and `first`
-  bool wide_lr, wide_step;  // float64 instead of float32
-  double given_lr, given_step;  // where one of the two is on the device, the other one
-  double slowing;               // weight decay if it is decoupled; Adagrad: decay of lr
-  const double* clipping;       // of optimizer_norm, multiplies scalars.gradient
+  const void* lr;          // 0-d; scalars.lr is not read. NAdam's scalars cannot be made there.
+  const void* step;        // 0-d; nor are bias corrections and `first`
+  const void* grad_scale;  // 0-d, divides scalars.gradient
+  bool wide_lr, wide_step, wide_scale;  // float64 instead of float32
+  double given_lr, given_step;          // where one of the two is on the device, the other one
+  double slowing;                       // weight decay if it is decoupled; Adagrad: decay of lr
+  const double* clipping;               // of optimizer_norm, multiplies scalars.gradient
   const double* factors;  // lamb_apply: of optimizer_lengths; OptimizerTensor::factor is not read
   void* scratch;
 };
@@ -84,10 +85,13 @@ struct OptimizerNormArgs {
   OptimizerRule rule;      // sum_abs, sum_squares or largest
   const double* partials;  // all of them, of both dtypes one after the other
   std::int64_t count;
-  double gradient;   // its size multiplies the norm
+  double gradient;         // its size multiplies the norm
+  const void* grad_scale;  // 0-d on the device, divides it as well; or null
+  bool wide_scale;
   double most;       // that the norm may be; below 0: not clipped
   double* norm;      // null: not wanted
   double* clipping;  // null: not wanted
+  double* scale;     // what divides the gradients, clipping included; null: not wanted
 };
 
 // CUDA alone, a unit: a tensor, whose LAMB step's length is lr |p| / |u|, lr where one of them is

@@ -35,7 +35,8 @@ struct ReduceArgs {
   std::int32_t kept_dims, reduced_dims;  // at least 1
   std::int64_t kept_sizes[kReduceDims], kept_strides[kReduceDims], out_strides[kReduceDims];
   std::int64_t reduced_sizes[kReduceDims], reduced_strides[kReduceDims];
-  void* scratch;  // CUDA alone
+  void* scratch;             // CUDA alone
+  const double* divisor_at;  // CUDA alone: on the device, instead of divisor; null: not
 };
 
 // On CUDA `reduce` and `pair_reduce` take the whole reduction, as run_reduce and run_pair_reduce:

@@ -1,8 +1,10 @@
 #include "bindings/device.h"
 
 #include <cstring>
+#include <stdexcept>
 
 #include "bindings/dims.h"
+#include "bindings/gil.h"
 #include "kernels/device_copy.h"
 
 namespace hotloop {
@@ -73,6 +75,19 @@ Element bits_of(const char* op, const py::dtype& dtype) {
                        ": elements of 1, 2, 4 or 8 bytes are expected on a GPU, " + "got " +
                        py::str(dtype).cast<std::string>());
   }
+}
+
+// Of a call that has long returned; the device has forgotten it and goes on.
+void check_fault(int device, const IndexFault& fault) {
+  if (!fault.rule) return;
+  const std::string bound = std::to_string(fault.bound);
+  const std::string text = std::string(fault.op) + ": " + fault.rule->name + " must lie in [0, " +
+                           bound + "), got " + std::to_string(fault.value) + " at position " +
+                           std::to_string(fault.position) + " of the flattened " +
+                           fault.rule->name + " (found on " + device_text(device) +
+                           " after the call had returned)" + fault.rule->remedy;
+  if (fault.rule->is_index_error) throw std::out_of_range(text);
+  throw std::invalid_argument(text);
 }
 
 }  // namespace
@@ -200,6 +215,30 @@ void fill_on_device(const char* op, const DeviceArray& to, double value) {
   launch_cuda(op, "device_fill", &args, count, to.device);
 }
 
+void copy_to_host(const char* op, int device, void* to, const void* from, std::int64_t bytes) {
+  const CudaApi& api = cuda_api(op, device);
+  IndexFault fault{};
+  int code = 0;
+  {
+    const GilReleased released;
+    code = api.to_host(device, to, from, bytes, &fault);
+  }
+  check_cuda(op, "cudaMemcpyAsync", code);
+  check_fault(device, fault);
+}
+
+void synchronize_device(int device) {
+  const CudaApi& api = cuda_api("synchronize", device);
+  IndexFault fault{};
+  int code = 0;
+  {
+    const GilReleased released;
+    code = api.synchronize(device, &fault);
+  }
+  check_cuda("synchronize", "cudaStreamSynchronize", code);
+  check_fault(device, fault);
+}
+
 DeviceScratch::DeviceScratch(const char* op, int device, std::int64_t bytes) : device_(device) {
   if (bytes <= 0) return;
   api_ = &cuda_api(op, device);
@@ -217,6 +256,14 @@ Call::~Call() {
 }
 Call* Call::current() {
   return call_of_thread;
+}
+
+IndexCheck Call::checks(const IndexRule& rule) const {
+  IndexCheck check{nullptr, &rule, op_};
+  if (on_gpu()) {
+    check_cuda(op_, "cudaMalloc", cuda_api(op_, device_).fault_record(device_, &check.fault));
+  }
+  return check;
 }
 
 void Call::meet(const char* name, int device) {

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdio>
 
-#include "bindings/gil.h"
 #include "bindings/params.h"
 
 namespace hotloop {
@@ -47,6 +46,46 @@ double step_number(const char* op, py::handle object) {
     bad_value(op, "step", "a whole number that counts from 1", value);
   }
   return value;
+}
+
+namespace {
+
+// Whether it lies on a GPU, without axes.
+bool number_on_gpu(const char* op, const char* name, py::handle object, Number* number) {
+  const DeviceArray* const array = as_device_array(object);
+  if (!array) return false;
+  if (!array->shape.empty()) {
+    throw ShapeError(std::string(op) + ": " + name + " must be a number or a 0-d array, got " +
+                     std::to_string(array->shape.size()) + " axes; index it with [()] or [0]");
+  }
+  if (array->dtype.kind() != 'f' || array->item() < 4) {
+    throw DTypeError(std::string(op) + ": " + name + " must be float32 or float64 on a GPU, got " +
+                     py::str(array->dtype).cast<std::string>() + "; convert it with .astype");
+  }
+  *number = {name, 1.0, array->data, array->item() == 8, array->device};
+  return true;
+}
+
+}  // namespace
+
+Number learning_rate(const char* op, py::handle object) {
+  Number number;
+  if (!number_on_gpu(op, "lr", object, &number)) number.value = at_least_zero(op, "lr", object);
+  return number;
+}
+
+Number counted_step(const char* op, py::handle object) {
+  Number number;
+  if (!number_on_gpu(op, "step", object, &number)) number.value = step_number(op, object);
+  return number;
+}
+
+Number gradient_scale(const char* op, py::handle object) {
+  Number number;
+  if (number_on_gpu(op, "grad_scale", object, &number)) return number;
+  number.value = scalar(op, "grad_scale", object);
+  if (number.value <= 0.0) bad_value(op, "grad_scale", "above 0", number.value);
+  return number;
 }
 
 double fraction(const char* op, const char* name, py::handle object) {
@@ -273,9 +312,8 @@ OptimizerCall::OptimizerCall(const char* op, py::handle params, py::handle grads
                              const StepOptions& options)
     : OptimizerCall(op) {
   copies_ = options.bf16_params;
-  const double scale = scalar(op, "grad_scale", options.grad_scale);
-  if (scale <= 0.0) bad_value(op, "grad_scale", "above 0", scale);
-  factor_ = (options.maximize ? -1.0 : 1.0) / scale;
+  scale_ = gradient_scale(op, options.grad_scale);
+  factor_ = (options.maximize ? -1.0 : 1.0) / scale_.value;
   if (given(options.max_norm)) most_ = at_least_zero(op, "max_norm", options.max_norm);
   slot("params", params);
   slot("grads", grads, false);
@@ -286,7 +324,21 @@ void OptimizerCall::slot(const char* name, py::handle object, bool written, bool
   read_slot(op_, slots_.back(), object);
 }
 
+void OptimizerCall::moves(const Number& lr, const Number& step, double slowing) {
+  lr_ = lr;
+  step_ = step;
+  slowing_ = slowing;
+}
+
+void OptimizerCall::scales(const Number& grad_scale) {
+  scale_ = grad_scale;
+  factor_ = 1.0 / grad_scale.value;
+}
+
 void OptimizerCall::check() {
+  for (const Number* number : {&lr_, &step_, &scale_}) {
+    if (number->at) where_.meet(number->name, number->device);
+  }
   require_same(op_, slots_);
   require_disjoint(op_, slots_);
   for (const DType dtype : {DType::f32, DType::f64}) lists_.emplace_back(op_, slots_, dtype);
@@ -318,6 +370,18 @@ void OptimizerCall::run(OptimizerRule rule, const math::OptimizerScalars<double>
     args.factors = factors;
     if (factors) factors += list.count();
     if (on_gpu()) {
+      if (shape.written != 0) {  // norms are of the gradients as they are
+        args.lr = lr_.at;
+        args.step = step_.at;
+        args.grad_scale = scale_.at;
+        args.wide_lr = lr_.wide;
+        args.wide_step = step_.wide;
+        args.wide_scale = scale_.wide;
+        args.given_lr = lr_.value;
+        args.given_step = step_.value;
+        args.slowing = slowing_;
+        args.clipping = clipping_;
+      }
       where_.run_gpu("optimizer", args, list.units(), &OptimizerArgs::scratch);
     } else {
       hotloop::run(optimizer_kernel(), args,
@@ -330,34 +394,30 @@ void OptimizerCall::run(OptimizerRule rule, const math::OptimizerScalars<double>
   }
 }
 
-// The caller wants a number: the one place that waits for the GPU.
-double OptimizerCall::norm_on_gpu(OptimizerRule rule, std::size_t array) {
-  const std::int64_t count = units();
-  if (count == 0) return 0.0;
-  const int device = where_.device();
-  const DeviceScratch memory(op_, device, 8 * (count + 1));
-  auto* const found = static_cast<double*>(memory.get());
-  run(rule, {}, found + 1, array);
-  OptimizerNormArgs args{};
-  args.rule = rule;
-  args.partials = found + 1;
-  args.count = count;
-  args.gradient = 1.0;
-  args.most = -1.0;
-  args.norm = found;
-  launch_cuda(op_, "optimizer_norm", &args, 1, device);
-  double norm = 0.0;
-  int code = 0;
-  {
-    const CudaApi& api = cuda_api(op_, device);
-    const GilReleased released;
-    code = api.to_host(device, &norm, found, sizeof norm);
-  }
-  check_cuda(op_, "cudaMemcpyAsync", code);
-  return norm;
+py::object OptimizerCall::new_number() {
+  if (!on_gpu()) return py::object();
+  return new_device_array(op_, where_.device(), py::dtype::of<double>(), {});
 }
 
-void OptimizerCall::lamb_on_gpu(const math::OptimizerScalars<double>& scalars, double lr) {
+void OptimizerCall::norm_on_gpu(OptimizerRule rule, std::size_t array, double most,
+                                const OnGpu& to) {
+  const DeviceScratch partials(op_, where_.device(), 8 * units());
+  run(rule, {}, static_cast<double*>(partials.get()), array);
+  OptimizerNormArgs args{};
+  args.rule = rule;
+  args.partials = static_cast<const double*>(partials.get());
+  args.count = units();
+  args.gradient = factor_;
+  args.grad_scale = scale_.at;
+  args.wide_scale = scale_.wide;
+  args.most = most;
+  args.norm = to.norm;
+  args.clipping = to.clipping;
+  args.scale = to.scale;
+  launch_cuda(op_, "optimizer_norm", &args, 1, where_.device());
+}
+
+void OptimizerCall::lamb_on_gpu(const math::OptimizerScalars<double>& scalars) {
   const std::int64_t count = units();
   if (count == 0) return;
   const int device = where_.device();
@@ -371,7 +431,9 @@ void OptimizerCall::lamb_on_gpu(const math::OptimizerScalars<double>& scalars, d
     args.tensors = list.data();
     args.count = list.count();
     args.partials = partials;
-    args.given_lr = lr;
+    args.lr = lr_.at;
+    args.wide_lr = lr_.wide;
+    args.given_lr = lr_.value;
     args.factors = to;
     launch_cuda(op_, "optimizer_lengths", &args, list.count(), device);
     partials += 2 * list.units();
@@ -381,7 +443,6 @@ void OptimizerCall::lamb_on_gpu(const math::OptimizerScalars<double>& scalars, d
 }
 
 double OptimizerCall::norm(OptimizerRule rule, std::size_t array) {
-  if (on_gpu()) return norm_on_gpu(rule, array);
   std::vector<double> partials(static_cast<std::size_t>(units()));
   run(rule, {}, partials.data(), array);
   double total = 0.0;
@@ -407,6 +468,15 @@ py::object OptimizerCall::begin(math::OptimizerScalars<double>& scalars) {
   check();
   scalars.gradient = factor_;
   if (most_ < 0.0) return py::none();
+  if (on_gpu()) {
+    py::object norm = new_number();
+    clipping_memory_ = std::make_unique<DeviceScratch>(op_, where_.device(), 8);
+    auto* const factor = static_cast<double*>(clipping_memory_->get());
+    norm_on_gpu(OptimizerRule::sum_squares, 1, most_,
+                {reinterpret_cast<double*>(as_device_array(norm)->data), factor, nullptr});
+    clips(factor);
+    return norm;
+  }
   const double before = norm(OptimizerRule::sum_squares, 1) * std::abs(factor_);
   scalars.gradient *= clipping(before, most_);
   return py::float_(before);

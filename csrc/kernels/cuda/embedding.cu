@@ -8,6 +8,7 @@
 // the table and writes it once, zeros included.
 #include "kernels/embedding.h"
 
+#include "kernels/cuda/index_check.cuh"
 #include "kernels/cuda/row.cuh"
 
 namespace hotloop::cuda {
@@ -33,9 +34,12 @@ __global__ void __launch_bounds__(kTeam)
        i += std::int64_t{kTeam} * gridDim.x) {
     const std::int64_t position = i / packs, c = (i - position * packs) * kPack;
     const std::int64_t row = index_at(args.indices, args.wide, position);
-    *reinterpret_cast<Elements*>(static_cast<T*>(args.out) + position * args.width + c) =
-        *reinterpret_cast<const Elements*>(static_cast<const T*>(args.weight) +
-                                           row * args.weight_stride + c);
+    Elements found{};
+    if (in_range(args.check, row, args.rows, position)) {
+      found = *reinterpret_cast<const Elements*>(static_cast<const T*>(args.weight) +
+                                                 row * args.weight_stride + c);
+    }
+    *reinterpret_cast<Elements*>(static_cast<T*>(args.out) + position * args.width + c) = found;
   }
 }
 
@@ -58,18 +62,25 @@ void launch_gather(const EmbeddingArgs& args, cudaStream_t stream) {
 struct Sort {
   const void* indices;
   bool wide;
-  std::int64_t positions, tiles;
+  std::int64_t rows, positions, tiles;
   const std::int64_t* from;  // positions in the order so far; null: rising
   std::int64_t* to;
   std::int64_t* places;  // [digit][tile]: how many, later where they begin
   int shift;
+  IndexCheck check;
 };
 
 __device__ __forceinline__ std::int64_t position_at(const Sort& sort, std::int64_t i) {
   return sort.from ? sort.from[i] : i;
 }
+// An index that is out of range counts as the row behind the last, which nobody sums.
+__device__ __forceinline__ std::int64_t row_at(const void* indices, bool wide, std::int64_t rows,
+                                               std::int64_t position) {
+  const std::int64_t row = index_at(indices, wide, position);
+  return in_range(row, rows) ? row : rows;
+}
 __device__ __forceinline__ int digit_of(const Sort& sort, std::int64_t position) {
-  return static_cast<int>(index_at(sort.indices, sort.wide, position) >> sort.shift &
+  return static_cast<int>(row_at(sort.indices, sort.wide, sort.rows, position) >> sort.shift &
                           (kDigits - 1));
 }
 
@@ -91,6 +102,9 @@ __global__ void __launch_bounds__(kSortWarps* kWarp) sort_tiles(const __grid_con
     if (i - lane >= sort.positions) break;
     const bool inside = i < sort.positions;
     const std::int64_t position = inside ? position_at(sort, i) : 0;
+    if (!kPlace && inside && sort.shift == 0) {  // each of them once
+      (void)in_range(sort.check, index_at(sort.indices, sort.wide, position), sort.rows, position);
+    }
     const int digit = inside ? digit_of(sort, position) : kDigits;
     const unsigned same = __match_any_sync(kAllLanes, digit);
     const int before = __popc(same & ((1u << lane) - 1u));
@@ -140,7 +154,7 @@ __device__ __forceinline__ std::int64_t begin_of(const EmbeddingBackwardArgs& ar
   std::int64_t low = 0, high = args.positions;
   while (low < high) {
     const std::int64_t middle = low + (high - low) / 2;
-    if (index_at(args.indices, args.wide, order[middle]) < row) {
+    if (row_at(args.indices, args.wide, args.rows, order[middle]) < row) {
       low = middle + 1;
     } else {
       high = middle;
@@ -195,7 +209,8 @@ std::int64_t tiles_of(const EmbeddingBackwardArgs& args) {
 const std::int64_t* launch_sort(const EmbeddingBackwardArgs& args, cudaStream_t stream) {
   std::int64_t* orders[2] = {static_cast<std::int64_t*>(args.scratch), nullptr};
   orders[1] = orders[0] + args.positions;
-  Sort sort{args.indices, args.wide, args.positions, tiles_of(args), nullptr, nullptr, nullptr, 0};
+  Sort sort{args.indices, args.wide, args.rows, args.positions, tiles_of(args), nullptr,
+            nullptr,      nullptr,   0,         args.check};
   sort.places = orders[1] + args.positions;
   if (args.positions == 0) return orders[0];
   const unsigned grid = blocks_for(sort.tiles, kSortWarps);
@@ -208,7 +223,7 @@ const std::int64_t* launch_sort(const EmbeddingBackwardArgs& args, cudaStream_t 
     sort.from = sort.to;
     sort.shift += 8;
     ++pass;
-  } while (sort.shift < 63 && (args.rows - 1) >> sort.shift > 0);
+  } while (sort.shift < 63 && args.rows >> sort.shift > 0);
   return sort.from;
 }
 

@@ -6,6 +6,7 @@
 // classes); element losses dense, a block for each partial sum.
 #include "kernels/loss.h"
 
+#include "kernels/cuda/index_check.cuh"
 #include "kernels/cuda/row.cuh"
 
 namespace hotloop::cuda {
@@ -19,8 +20,14 @@ struct LossRow {
   T* loss;
   const T* probabilities;
   std::int64_t label;
-  bool ignored;
+  bool ignored;  // also where the label is out of range
 };
+
+__device__ __forceinline__ std::int64_t label_at(const CrossEntropyArgs& args, std::int64_t index) {
+  const std::int64_t at = offset_of(args.row_dims, args.row_sizes, args.row_strides[3], index);
+  return args.wide_labels ? static_cast<const std::int64_t*>(args.labels)[at]
+                          : static_cast<const std::int32_t*>(args.labels)[at];
+}
 
 template <class T>
 __device__ __forceinline__ LossRow<T> find_row(const CrossEntropyArgs& args, std::int64_t index) {
@@ -34,11 +41,23 @@ __device__ __forceinline__ LossRow<T> find_row(const CrossEntropyArgs& args, std
   if (args.kind == RowLoss::probabilities) {
     row.probabilities = static_cast<const T*>(args.probabilities) + at(3);
   } else {
-    row.label = args.wide_labels ? static_cast<const std::int64_t*>(args.labels)[at(3)]
-                                 : static_cast<const std::int32_t*>(args.labels)[at(3)];
-    row.ignored = row.label == args.ignore_index;
+    row.label = label_at(args, index);
+    row.ignored = row.label == args.ignore_index || !in_range(row.label, args.classes);
   }
   return row;
+}
+
+// What a row without a label adds.
+template <class T>
+__device__ __forceinline__ T loss_without_label(const CrossEntropyArgs& args,
+                                                const LossRow<T>& row) {
+  return row.label == args.ignore_index ? T(0) : static_cast<T>(__builtin_nan(""));
+}
+
+// The factor of every gradient.
+template <class T>
+__device__ __forceinline__ T scale_of(const CrossEntropyArgs& args) {
+  return static_cast<T>(args.counted ? args.counted[1] : args.scale);
 }
 
 // The share of each class in the target: what smoothing spreads, and the row's own.
@@ -72,10 +91,10 @@ __device__ __forceinline__ void soft_row(const CrossEntropyArgs& args, Row& row,
   const T shares = row.template total<Sum>([=](T, std::int64_t i) { return share(i); });
   const T total = row.template powers<true>(top);
   if (row.team.rank() == 0 && row.n > 0) {
-    *at.loss = at.ignored ? T(0) : shares * log_of(total) + distance;
+    *at.loss = at.ignored ? loss_without_label(args, at) : shares * log_of(total) + distance;
   }
   if (!at.dx) return;
-  const T scale = at.ignored ? T(0) : static_cast<T>(args.scale);
+  const T scale = at.ignored ? T(0) : scale_of<T>(args);
   const T factor = scale * shares / total;
   row.store(at.dx, args.class_strides[1], [=, &row](T x, std::int64_t i) {
     return at.ignored ? T(0) : row.power(x, top) * factor - share(i) * scale;
@@ -90,9 +109,12 @@ __device__ __forceinline__ void label_row(const CrossEntropyArgs& args, Row& row
   // Read before the gradient, which may lie in the logits' place, is written: totals are barriers.
   const T chosen = counts ? at.x[at.label * args.class_strides[0]] : T(0);
   const T share = !counts ? T(0) : weight ? weight[at.label] : T(1);
-  const T scale = counts ? static_cast<T>(args.scale) * share : T(0);
+  const T scale = counts ? scale_of<T>(args) * share : T(0);
+  const T loss = counts ? T(0) : loss_without_label(args, at);  // NaN stays so below
   if (args.kind == RowLoss::nll) {
-    if (row.team.rank() == 0 && row.n > 0) *at.loss = -chosen * share;
+    if (row.team.rank() == 0 && row.n > 0) {
+      *at.loss = loss - chosen * share;
+    }
     if (!at.dx) return;
     row.team.sync();
     row.store(at.dx, args.class_strides[1],
@@ -102,7 +124,7 @@ __device__ __forceinline__ void label_row(const CrossEntropyArgs& args, Row& row
   const T top = row.top();
   const T total = row.template powers<true>(top);
   if (row.team.rank() == 0 && row.n > 0) {
-    *at.loss = at.ignored ? T(0) : share * (log_of(total) - (chosen - top));
+    *at.loss = at.ignored ? loss : share * (log_of(total) - (chosen - top));
   }
   if (!at.dx) return;
   const T factor = scale / total;
@@ -112,8 +134,60 @@ __device__ __forceinline__ void label_row(const CrossEntropyArgs& args, Row& row
   });
 }
 
+// ---- how many labels count ----------------------------------------------------------------------
+
+__device__ __forceinline__ void put_count(const CrossEntropyArgs& args, double total) {
+  args.counted[0] = total;
+  args.counted[1] = args.scale / total;
+}
+
+// Their weights in two steps of fixed order: of each block, then of all. Here they are checked too,
+// which would cost the kernels of rows registers.
+template <class T>
+__global__ void __launch_bounds__(kTeam)
+    weigh_labels(const __grid_constant__ CrossEntropyArgs args, std::int64_t rows) {
+  __shared__ double shared[kWarps];
+  const T* weight = static_cast<const T*>(args.weight);
+  double total = 0.0;
+  for (std::int64_t i = std::int64_t{kTeam} * blockIdx.x + threadIdx.x; i < rows;
+       i += std::int64_t{kTeam} * gridDim.x) {
+    const std::int64_t label = label_at(args, i);
+    if (label == args.ignore_index || !in_range(args.check, label, args.classes, i)) continue;
+    total += weight ? static_cast<double>(weight[label]) : 1.0;
+  }
+  total = total_of_block<Sum>(total, shared);
+  if (threadIdx.x != 0 || !args.counted) return;
+  if (gridDim.x == 1) {
+    put_count(args, total);
+  } else {
+    args.counted[2 + blockIdx.x] = total;
+  }
+}
+
+__global__ void __launch_bounds__(kTeam)
+    sum_weights(const __grid_constant__ CrossEntropyArgs args, int count) {
+  __shared__ double shared[kWarps];
+  const int i = static_cast<int>(threadIdx.x);
+  const double total = total_of_block<Sum>(i < count ? args.counted[2 + i] : 0.0, shared);
+  if (i == 0) put_count(args, total);
+}
+
+template <class T>
+void launch_weighing(const CrossEntropyArgs& args, std::int64_t rows, cudaStream_t stream) {
+  static_assert(kLabelBlocks <= kTeam);
+  const std::int64_t wanted = (rows + 8 * kTeam - 1) / (8 * kTeam);
+  const int blocks = static_cast<int>(wanted < kLabelBlocks ? wanted : kLabelBlocks);
+  HOTLOOP_LAUNCH((weigh_labels<T>), static_cast<unsigned>(blocks), kTeam, 0, stream, args, rows);
+  if (blocks > 1 && args.counted) {
+    HOTLOOP_LAUNCH(sum_weights, 1, kTeam, 0, stream, args, blocks);
+  }
+}
+
+// ---- rows --------------------------------------------------------------------------------------
+
+// Two blocks of a processor at a time, where 128 registers are enough.
 template <class T, class Row, class Team, bool kSoft>
-__global__ void __launch_bounds__(kTeam, 1)
+__global__ void __launch_bounds__(kTeam, is_float<T> && !kSoft ? 2 : 1)
     cross_entropy_rows(const __grid_constant__ CrossEntropyArgs args, std::int64_t rows) {
   __shared__ T shared[Team::shared_size];
   for (std::int64_t first = std::int64_t{1} * blockIdx.x * Team::rows; first < rows;
@@ -150,39 +224,19 @@ void launch_soft(const CrossEntropyArgs& args, std::int64_t rows, cudaStream_t s
   launch_rows<T, LongRow<T, Block>, Block, true>(args, rows, stream);
 }
 
-// Whether every row begins at a multiple of 16 bytes, and is whole packs.
-template <class T>
-bool packs(const CrossEntropyArgs& args) {
-  bool fits = args.unit_stride && args.classes % kPackOf<T> == 0 && aligned16(args.logits) &&
-              aligned16(args.dlogits);
-  for (int d = 0; d < args.row_dims; ++d) {
-    for (int k = 0; k < 2; ++k) fits = fits && args.row_strides[k][d] % kPackOf<T> == 0;
-  }
-  return fits;
-}
-
 template <class T>
 void launch_cross_entropy(const CrossEntropyArgs& args, cudaStream_t stream) {
-  using Warp = WarpTeam<T>;
-  using Block = BlockTeam<T>;
-  using Column = ColumnTeam<T>;
   std::int64_t rows = 1;
   for (int d = 0; d < args.row_dims; ++d) rows *= args.row_sizes[d];
+  const bool has_labels = args.kind != RowLoss::probabilities;
+  if (args.counted || (has_labels && args.check.fault)) launch_weighing<T>(args, rows, stream);
   if (args.kind == RowLoss::smooth || args.kind == RowLoss::probabilities) {
     return launch_soft<T>(args, rows, stream);
   }
-  if (args.columns) return launch_rows<T, LongRow<T, Column>, Column>(args, rows, stream);
-  if constexpr (is_float<T>) {
-    if (packs<T>(args)) {
-      using Short = HeldRow<T, Warp, kPackOf<T>, 8>;
-      using Middle = HeldRow<T, Block, kPackOf<T>, 8>;
-      if (args.classes <= Short::longest) return launch_rows<T, Short, Warp>(args, rows, stream);
-      if (args.classes <= Middle::longest) return launch_rows<T, Middle, Block>(args, rows, stream);
-    }
-  }
-  using Single = HeldRow<T, Warp, 1, is_float<T> ? 16 : 8>;
-  if (args.classes <= Single::longest) return launch_rows<T, Single, Warp>(args, rows, stream);
-  launch_rows<T, LongRow<T, Block>, Block>(args, rows, stream);
+  const bool packed = whole_packs<T>(args, args.classes, {args.logits, args.dlogits});
+  choose_walk<T>(args.columns, packed, args.classes, [&](auto walk) {
+    launch_rows<T, typename decltype(walk)::Row, typename decltype(walk)::Team>(args, rows, stream);
+  });
 }
 
 // ---- element by element -----------------------------------------------------------------------

@@ -340,8 +340,8 @@ __device__ __forceinline__ double number_at(const void* at, bool wide, double gi
 struct Moving {
   OptimizerScalars<double> scalars;
   OptimizerRule rule;
-  const void *lr, *step;
-  bool wide_lr, wide_step;
+  const void *lr, *step, *grad_scale;
+  bool wide_lr, wide_step, wide_scale;
   double given_lr, given_step, slowing;
   const double* clipping;
   OptimizerScalars<double>* moved;
@@ -351,6 +351,7 @@ struct Moving {
 __global__ void __launch_bounds__(kWarp) move_scalars(const __grid_constant__ Moving args) {
   if (threadIdx.x != 0) return;
   OptimizerScalars<double> c = args.scalars;
+  if (args.grad_scale) c.gradient /= number_at(args.grad_scale, args.wide_scale, 1.0);
   if (args.clipping) c.gradient *= *args.clipping;
   if (args.lr || args.step) {
     const double lr = number_at(args.lr, args.wide_lr, args.given_lr);
@@ -395,12 +396,14 @@ __global__ void __launch_bounds__(kTeam)
                                               : total_of_block<Sum>(total, shared);
   if (threadIdx.x != 0) return;
   double norm = args.rule == OptimizerRule::sum_squares ? ::sqrt(total) : total;
-  norm *= ::fabs(args.gradient);
+  const double gradient = args.gradient / number_at(args.grad_scale, args.wide_scale, 1.0);
+  norm *= ::fabs(gradient);
   if (args.norm) *args.norm = norm;
-  if (!args.clipping) return;
   // As torch.nn.utils.clip_grad_norm_; NaN where the norm is.
-  const double factor = args.most / (norm + 1e-6);
-  *args.clipping = args.most < 0.0 || factor > 1.0 ? 1.0 : factor;
+  const double quotient = args.most / (norm + 1e-6);
+  const double factor = args.most < 0.0 || quotient > 1.0 ? 1.0 : quotient;
+  if (args.clipping) *args.clipping = factor;
+  if (args.scale) *args.scale = 1.0 / (gradient * factor);
 }
 
 struct Lengths {
@@ -428,7 +431,7 @@ __global__ void __launch_bounds__(kTeam) lengths_of_steps(const __grid_constant_
 }
 
 bool moves(const OptimizerArgs& args) {
-  return args.lr || args.step || args.clipping;
+  return args.lr || args.step || args.clipping || args.grad_scale;
 }
 
 template <class T>
@@ -473,9 +476,19 @@ HOTLOOP_CUDA_KERNEL(optimizer, OptimizerArgs) {
   if (sums_up(args.rule)) common.partials = args.partials;
   if (moves(args)) {
     auto* const moved = static_cast<OptimizerScalars<double>*>(args.scratch);
-    const Moving moving{args.scalars, args.rule,      args.lr,       args.step,
-                        args.wide_lr, args.wide_step, args.given_lr, args.given_step,
-                        args.slowing, args.clipping,  moved};
+    const Moving moving{args.scalars,
+                        args.rule,
+                        args.lr,
+                        args.step,
+                        args.grad_scale,
+                        args.wide_lr,
+                        args.wide_step,
+                        args.wide_scale,
+                        args.given_lr,
+                        args.given_step,
+                        args.slowing,
+                        args.clipping,
+                        moved};
     HOTLOOP_LAUNCH(move_scalars, 1, kWarp, 0, stream, moving);
     common.moved = moved;
   }

@@ -92,12 +92,17 @@ __device__ __forceinline__ T* place_of(const ReduceArgs& args, std::int64_t outp
          offset_of(args.kept_dims, args.kept_sizes, args.out_strides, output);
 }
 
+template <class T>
+__device__ __forceinline__ T divisor_of(const ReduceArgs& args) {
+  return static_cast<T>(args.divisor_at ? *args.divisor_at : args.divisor);
+}
+
 // A result, or, where there are chunks, their states: [output][chunk].
 template <class T, class State>
 __device__ __forceinline__ void put(const ReduceArgs& args, const Cut& c, const State& state,
                                     std::int64_t output, std::int64_t chunk) {
   if (c.chunks == 1) {
-    *place_of<T>(args, output) = state.result(static_cast<T>(args.divisor));
+    *place_of<T>(args, output) = state.result(divisor_of<T>(args));
   } else {
     static_cast<State*>(args.scratch)[output * c.chunks + chunk] = state;
   }
@@ -166,7 +171,7 @@ __global__ void __launch_bounds__(kTeam, 1)
       state.merge(states[chunk], args.op);
     }
     merge_warp(state, args.op);
-    if (lane == 0) *place_of<T>(args, output) = state.result(static_cast<T>(args.divisor));
+    if (lane == 0) *place_of<T>(args, output) = state.result(divisor_of<T>(args));
   }
 }
 

@@ -344,4 +344,48 @@ __device__ __forceinline__ std::int64_t offset_of(int dims, const std::int64_t* 
   return offset + index * strides[0];
 }
 
+// ---- who walks a row --------------------------------------------------------------------------
+
+// Registers that hold a row: 32 numbers of each thread, 16 where they come one by one.
+template <class T, class Team, bool kPacked>
+using Held = HeldRow<T, Team, kPacked ? kPackOf<T> : 1, kPacked || !is_float<T> ? 8 : 16>;
+
+// Whether every row begins at a multiple of 16 bytes in each of the arrays, the first ones of
+// args.row_strides, and is whole packs.
+template <class T, int count, class Args>
+bool whole_packs(const Args& args, std::int64_t n, const void* const (&arrays)[count]) {
+  bool fits = args.unit_stride && n % kPackOf<T> == 0;
+  for (int k = 0; k < count; ++k) {
+    fits = fits && aligned16(arrays[k]);
+    for (int d = 0; d < args.row_dims; ++d) {
+      fits = fits && args.row_strides[k][d] % kPackOf<T> == 0;
+    }
+  }
+  return fits;
+}
+
+template <class R, class G>
+struct Walk {
+  using Row = R;
+  using Team = G;
+};
+
+// launch(Walk<Row, Team>{}) with those that suit rows of n elements.
+template <class T, class Launch>
+void choose_walk(bool columns, bool packed, std::int64_t n, const Launch& launch) {
+  using Warp = WarpTeam<T>;
+  using Block = BlockTeam<T>;
+  using Column = ColumnTeam<T>;
+  if (columns) return launch(Walk<LongRow<T, Column>, Column>{});
+  if constexpr (is_float<T>) {
+    using Short = Held<T, Warp, true>;
+    using Middle = Held<T, Block, true>;
+    if (packed && n <= Short::longest) return launch(Walk<Short, Warp>{});
+    if (packed && n <= Middle::longest) return launch(Walk<Middle, Block>{});
+  }
+  using Single = Held<T, Warp, false>;
+  if (n <= Single::longest) return launch(Walk<Single, Warp>{});
+  launch(Walk<LongRow<T, Block>, Block>{});
+}
+
 }  // namespace hotloop::cuda

@@ -10,10 +10,6 @@
 namespace hotloop::cuda {
 namespace {
 
-// Registers that hold a row: 32 numbers of each thread, 16 where they come one by one.
-template <class T, class Team, bool kPacked>
-using Held = HeldRow<T, Team, kPacked ? kPackOf<T> : 1, kPacked || !is_float<T> ? 8 : 16>;
-
 template <class T, class Row>
 __device__ __forceinline__ void forward_row(const SoftmaxArgs& args, Row& row, const T* x, T* out,
                                             bool log_wanted) {
@@ -81,46 +77,21 @@ __global__ void __launch_bounds__(kTeam, 1)
   }
 }
 
-template <class T, class Row, class Team>
-void launch_rows(const SoftmaxArgs& args, std::int64_t rows, cudaStream_t stream) {
-  const unsigned grid = blocks_for(rows, Team::rows);
-  if (args.op == SoftmaxOp::softmax || args.op == SoftmaxOp::log_softmax) {
-    HOTLOOP_LAUNCH((softmax_rows<T, Row, Team, false>), grid, kTeam, 0, stream, args, rows);
-  } else {
-    HOTLOOP_LAUNCH((softmax_rows<T, Row, Team, true>), grid, kTeam, 0, stream, args, rows);
-  }
-}
-
-// Whether every row begins at a multiple of 16 bytes, in every array, and is whole packs.
-template <class T>
-bool packs(const SoftmaxArgs& args) {
-  bool fits = args.unit_stride && args.n % kPackOf<T> == 0 && aligned16(args.a) &&
-              aligned16(args.b) && aligned16(args.out);
-  for (int d = 0; d < args.row_dims; ++d) {
-    for (int k = 0; k < 3; ++k) fits = fits && args.row_strides[k][d] % kPackOf<T> == 0;
-  }
-  return fits;
-}
-
 template <class T>
 void launch_softmax(const SoftmaxArgs& args, cudaStream_t stream) {
-  using Warp = WarpTeam<T>;
-  using Block = BlockTeam<T>;
-  using Column = ColumnTeam<T>;
   std::int64_t rows = 1;
   for (int d = 0; d < args.row_dims; ++d) rows *= args.row_sizes[d];
-  if (args.columns) return launch_rows<T, LongRow<T, Column>, Column>(args, rows, stream);
-  if constexpr (is_float<T>) {
-    if (packs<T>(args)) {
-      using Short = Held<T, Warp, true>;
-      using Middle = Held<T, Block, true>;
-      if (args.n <= Short::longest) return launch_rows<T, Short, Warp>(args, rows, stream);
-      if (args.n <= Middle::longest) return launch_rows<T, Middle, Block>(args, rows, stream);
+  const bool packed = whole_packs<T>(args, args.n, {args.a, args.b, args.out});
+  choose_walk<T>(args.columns, packed, args.n, [&](auto walk) {
+    using Row = typename decltype(walk)::Row;
+    using Team = typename decltype(walk)::Team;
+    const unsigned grid = blocks_for(rows, Team::rows);
+    if (args.op == SoftmaxOp::softmax || args.op == SoftmaxOp::log_softmax) {
+      HOTLOOP_LAUNCH((softmax_rows<T, Row, Team, false>), grid, kTeam, 0, stream, args, rows);
+    } else {
+      HOTLOOP_LAUNCH((softmax_rows<T, Row, Team, true>), grid, kTeam, 0, stream, args, rows);
     }
-  }
-  using Single = Held<T, Warp, false>;
-  if (args.n <= Single::longest) return launch_rows<T, Single, Warp>(args, rows, stream);
-  launch_rows<T, LongRow<T, Block>, Block>(args, rows, stream);
+  });
 }
 
 }  // namespace

@@ -12,8 +12,8 @@ from hotloop import _core
 
 __all__ = [
     "adadelta_step", "adagrad_step", "adam_step", "adamax_step", "adamw_step", "clip_grad_norm",
-    "clip_grad_value", "grad_norm", "lamb_step", "lion_step", "nadam_step", "rmsprop_step",
-    "sgd_step",
+    "clip_grad_value", "clipped_grad_scale", "grad_norm", "lamb_step", "lion_step", "nadam_step",
+    "rmsprop_step", "sgd_step",
 ]  # fmt: skip
 
 Arrays: TypeAlias = NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]]]
@@ -23,7 +23,13 @@ Copies: TypeAlias = NDArray[Any] | Sequence[NDArray[Any]]
 """One array of bfloat16 (`ml_dtypes`), or a list or tuple of them."""
 
 Scalar: TypeAlias = SupportsFloat | NDArray[Any]
-"""A number or a 0-d array, which is read at each call."""
+"""A number or a 0-d array, which is read at each call.
+
+Beside arrays on a GPU, `lr`, `step` and `grad_scale` may lie there too (float32 or float64, not for
+NAdam): then the kernel reads them, unchecked, also when the step is replayed from a graph."""
+
+Measured: TypeAlias = Any
+"""A float; of arrays on a GPU a float64 array without axes that stays there."""
 
 
 def sgd_step(
@@ -41,7 +47,7 @@ def sgd_step(
     maximize: bool = False,
     max_norm: Scalar | None = None,
     bf16_params: Copies | None = None,
-) -> float | None:
+) -> Measured | None:
     """One step of stochastic gradient descent, in place.
 
     ``d = g + weight_decay * p``; with momentum, ``b = d`` at step 1 and
@@ -97,7 +103,7 @@ def adam_step(
     maximize: bool = False,
     max_norm: Scalar | None = None,
     bf16_params: Copies | None = None,
-) -> float | None:
+) -> Measured | None:
     """One step of Adam, in place.
 
     ``g += weight_decay * p``; ``m = beta1 * m + (1 - beta1) * g``;
@@ -160,7 +166,7 @@ def adamw_step(
     maximize: bool = False,
     max_norm: Scalar | None = None,
     bf16_params: Copies | None = None,
-) -> float | None:
+) -> Measured | None:
     """One step of Adam with decoupled weight decay, in place.
 
     ``p *= 1 - lr * weight_decay``, then Adam's update without a penalty in the gradient. Arguments,
@@ -189,7 +195,7 @@ def adamax_step(
     maximize: bool = False,
     max_norm: Scalar | None = None,
     bf16_params: Copies | None = None,
-) -> float | None:
+) -> Measured | None:
     """One step of Adamax, in place: Adam with the largest gradient in place of the mean square.
 
     ``g += weight_decay * p``; ``m = beta1 * m + (1 - beta1) * g``;
@@ -222,7 +228,7 @@ def nadam_step(
     maximize: bool = False,
     max_norm: Scalar | None = None,
     bf16_params: Copies | None = None,
-) -> float | None:
+) -> Measured | None:
     """One step of Adam with Nesterov's momentum, in place.
 
     With ``mu_t = beta1 * (1 - 0.96**(t * momentum_decay) / 2)`` and m and v as in Adam,
@@ -255,7 +261,7 @@ def rmsprop_step(
     maximize: bool = False,
     max_norm: Scalar | None = None,
     bf16_params: Copies | None = None,
-) -> float | None:
+) -> Measured | None:
     """One step of RMSprop, in place.
 
     ``g += weight_decay * p``; ``s = alpha * s + (1 - alpha) * g**2``; ``d = g / (sqrt(s) + eps)``;
@@ -286,7 +292,7 @@ def adagrad_step(
     maximize: bool = False,
     max_norm: Scalar | None = None,
     bf16_params: Copies | None = None,
-) -> float | None:
+) -> Measured | None:
     """One step of Adagrad, in place.
 
     ``g += weight_decay * p``; ``s += g**2``;
@@ -316,7 +322,7 @@ def adadelta_step(
     maximize: bool = False,
     max_norm: Scalar | None = None,
     bf16_params: Copies | None = None,
-) -> float | None:
+) -> Measured | None:
     """One step of Adadelta, in place.
 
     ``g += weight_decay * p``; ``s = rho * s + (1 - rho) * g**2``;
@@ -344,7 +350,7 @@ def lion_step(
     maximize: bool = False,
     max_norm: Scalar | None = None,
     bf16_params: Copies | None = None,
-) -> float | None:
+) -> Measured | None:
     """One step of Lion, in place.
 
     ``p *= 1 - lr * weight_decay``; ``p -= lr * sign(beta1 * m + (1 - beta1) * g)``;
@@ -374,7 +380,7 @@ def lamb_step(
     maximize: bool = False,
     max_norm: Scalar | None = None,
     bf16_params: Copies | None = None,
-) -> float | None:
+) -> Measured | None:
     """One step of LAMB, in place: Adam's direction, its length that of each parameter.
 
     With Adam's m and v, ``u = m / (1 - beta1**step) / (sqrt(v / (1 - beta2**step)) + eps) +
@@ -389,12 +395,15 @@ def lamb_step(
     )  # fmt: skip
 
 
-def grad_norm(grads: Arrays, *, norm_type: float = 2.0) -> float:
+def grad_norm(grads: Arrays, *, norm_type: float = 2.0) -> Measured:
     """The norm of all arrays as if they were one vector, summed in fixed order.
 
     Args:
         grads: float32 or float64, any strides.
         norm_type: 1, 2 or infinity.
+
+    Returns:
+        A float; of arrays on a GPU a float64 array without axes there: nothing is read back.
 
     Raises:
         DTypeError: an array is not float32 or float64.
@@ -405,7 +414,7 @@ def grad_norm(grads: Arrays, *, norm_type: float = 2.0) -> float:
     return _core.grad_norm(grads, norm_type)
 
 
-def clip_grad_norm(grads: Arrays, max_norm: Scalar, *, norm_type: float = 2.0) -> float:
+def clip_grad_norm(grads: Arrays, max_norm: Scalar, *, norm_type: float = 2.0) -> Measured:
     """Scales all arrays in place by ``min(1, max_norm / (norm + 1e-6))``.
 
     A NaN in a gradient makes all of them NaN, as in PyTorch; look at the result.
@@ -416,7 +425,7 @@ def clip_grad_norm(grads: Arrays, max_norm: Scalar, *, norm_type: float = 2.0) -
         norm_type: 1, 2 or infinity.
 
     Returns:
-        The norm before.
+        The norm before, as `grad_norm` gives it.
 
     Raises:
         DTypeError: an array is not float32 or float64.
@@ -426,6 +435,32 @@ def clip_grad_norm(grads: Arrays, max_norm: Scalar, *, norm_type: float = 2.0) -
     Source: torch.nn.utils.clip_grad_norm_.
     """
     return _core.clip_grad_norm(grads, max_norm, norm_type)
+
+
+def clipped_grad_scale(
+    grads: Arrays, max_norm: Scalar, *, grad_scale: Scalar = 1.0
+) -> tuple[Measured, Measured]:
+    """The `grad_scale` with which steps clip to a norm: for gradients that several calls share.
+
+    ``norm = |grads| / grad_scale; scale = grad_scale / min(1, max_norm / (norm + 1e-6))``. Nothing
+    is written; on a GPU nothing is read back.
+
+    Args:
+        grads: float32 or float64, any strides.
+        max_norm: at least 0.
+        grad_scale: above 0; what the gradients are divided by anyhow.
+
+    Returns:
+        The norm and the scale, as `grad_norm` gives them.
+
+    Raises:
+        DTypeError: an array is not float32 or float64.
+        ValueError: a number is out of its range.
+
+    Source: torch.nn.utils.clip_grad_norm_.
+    """
+    norm, scale = _core.clipped_grad_scale(grads, max_norm, grad_scale)
+    return norm, scale
 
 
 def clip_grad_value(grads: Arrays, clip_value: Scalar) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import kernels
 from ..autograd import mark_written, wrap
+from ..device_array import on_gpu
 from ..tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
@@ -38,7 +39,7 @@ def clip_grad_norm_(
         foreach: accepted and ignored.
 
     Returns:
-        The norm before, a tensor without axes.
+        The norm before, a tensor without axes where the gradients lie.
 
     Raises:
         RuntimeError: the norm is not finite and error_if_nonfinite is set.
@@ -47,7 +48,7 @@ def clip_grad_norm_(
     grads = _gradients(parameters)
     arrays = [grad._data for grad in grads]
     if error_if_nonfinite:
-        norm = kernels.grad_norm(arrays, norm_type=norm_type)
+        norm = float(kernels.grad_norm(arrays, norm_type=norm_type))
         if not np.isfinite(norm):
             raise RuntimeError(
                 f"clip_grad_norm_: the norm of the gradients must be finite, got {norm}; skip this "
@@ -56,6 +57,8 @@ def clip_grad_norm_(
     norm = kernels.clip_grad_norm(arrays, max_norm, norm_type=norm_type)
     for grad in grads:
         mark_written(grad)
+    if on_gpu(norm):
+        return wrap(norm.astype(arrays[0].dtype))
     return wrap(np.array(norm, arrays[0].dtype if arrays else np.float32))
 
 

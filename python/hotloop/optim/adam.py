@@ -22,7 +22,9 @@ class Adam(Optimizer):
         betas, eps, weight_decay: see above; with decoupled_weight_decay as in `AdamW`.
         amsgrad: divide by the root of the largest v so far.
         maximize: go up the gradient.
-        capturable, differentiable: only False.
+        capturable: count steps in a tensor beside the parameters, so that a recorded step of a GPU
+            counts itself when it is replayed; lr is then best a tensor there too.
+        differentiable: only False.
         foreach, fused: accepted and ignored; a step is always one call per group.
 
     Raises:

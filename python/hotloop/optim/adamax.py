@@ -21,7 +21,9 @@ class Adamax(Optimizer):
         lr: learning rate; a 0-d array is read anew at each step.
         betas, eps, weight_decay: see above.
         maximize: go up the gradient.
-        capturable, differentiable: only False.
+        capturable: count steps in a tensor beside the parameters, so that a recorded step of a GPU
+            counts itself when it is replayed; lr is then best a tensor there too.
+        differentiable: only False.
         foreach: accepted and ignored; a step is always one call per group.
 
     Raises:

@@ -21,6 +21,7 @@ class LAMB(Optimizer):
         lr: learning rate; a 0-d array is read anew at each step.
         betas, eps, weight_decay: see above.
         maximize: go up the gradient.
+        capturable: as in `Adam`.
 
     Raises:
         TypeError: params that are no tensors, an unknown option in a group.
@@ -38,6 +39,7 @@ class LAMB(Optimizer):
         weight_decay: float = 0.0,
         *,
         maximize: bool = False,
+        capturable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -45,6 +47,7 @@ class LAMB(Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "maximize": maximize,
+            "capturable": capturable,
         }
         super().__init__(params, defaults)
 

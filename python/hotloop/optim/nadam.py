@@ -32,6 +32,7 @@ class NAdam(Optimizer):
     """
 
     _slots = ("exp_avg", "exp_avg_sq")
+    _unsupported = ("capturable", "differentiable")
 
     def __init__(
         self,

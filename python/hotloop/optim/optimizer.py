@@ -1,7 +1,8 @@
 """What all optimizers share: parameter groups, state, and one kernel call per group and step.
 
 Differences from PyTorch, none of which changes a result: the step count in `state` is a Python
-number instead of a tensor, and `foreach` and `fused` are accepted and mean nothing, since every
+number instead of a tensor (with `capturable` a tensor, shared by the parameters that have taken as
+many steps), and `foreach` and `fused` are accepted and mean nothing, since every
 step is one call over all tensors of a group already.
 """
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from hotloop import kernels
 from hotloop.autograd import enable_grad, mark_written, wrap
-from hotloop.device_array import beside
+from hotloop.device_array import beside, on_gpu, zeros
 from hotloop.tensor import Tensor
 
 __all__ = ["Optimizer", "ParamsLike", "plain"]
@@ -34,13 +35,15 @@ class Optimizer:
     """Base class. A subclass gives the defaults and `_slots` and implements `_update`.
 
     Attributes:
-        grad_norm: the norm of all gradients that the last `step(max_norm=...)` found, else None.
+        grad_norm: the norm of all gradients that the last `step(max_norm=...)` found, else None; of
+            parameters on a GPU a tensor there.
     """
 
     _slots: tuple[str, ...] = ()  # names of the state arrays, in the kernel's order
+    _unsupported: tuple[str, ...] = ("differentiable",)
 
     def __init__(self, params: ParamsLike, defaults: dict[str, Any]) -> None:
-        self.grad_norm: float | None = None
+        self.grad_norm: float | Tensor | None = None
         if isinstance(params, Tensor | Mapping | str):
             raise TypeError(
                 f"{self._name}: params must be an iterable of tensors or dicts, got "
@@ -152,21 +155,19 @@ class Optimizer:
                 loss = closure()
         scale = plain(grad_scale)
         if max_norm is not None:
-            scale = self._clipping_scale(float(scale), max_norm)
+            scale = self._clipping_scale(scale, max_norm)
         for group in self.param_groups:
             self._step_group(group, scale)
         return loss
 
-    def _clipping_scale(self, grad_scale: float, max_norm: float) -> float:
+    def _clipping_scale(self, grad_scale: Any, max_norm: float) -> Any:
         """What the gradients are to be divided by, the clipping included."""
         self._check_range("max_norm", max_norm, 0.0, math.inf)
         groups = self.param_groups
         grads = [p._grad._data for g in groups for p in g["params"] if p._grad is not None]
-        norm = kernels.grad_norm(grads) / grad_scale
-        self.grad_norm = norm
-        if norm + 1e-6 <= max_norm:
-            return grad_scale
-        return math.inf if max_norm == 0 else grad_scale * (norm + 1e-6) / max_norm
+        norm, scale = kernels.clipped_grad_scale(grads, max_norm, grad_scale=grad_scale)
+        self.grad_norm = wrap(norm) if on_gpu(norm) else norm
+        return scale
 
     def _step_group(self, group: dict[str, Any], grad_scale: Any) -> None:
         # Tensors that got no gradient in some step are behind in their count, so one call covers
@@ -175,6 +176,9 @@ class Optimizer:
         written: list[tuple[Tensor, dict[str, Any]]] = []
         states = self.state
         names = self._slots_of(group)
+        capturable = group.get("capturable", False)
+        if capturable:
+            self._advance_in_place(group)
         for param in group["params"]:
             grad = param._grad
             if grad is None:
@@ -182,7 +186,8 @@ class Optimizer:
             data = param._data
             state = states[param]
             slots = self._state_arrays(state, data, group, names)
-            key = (self._count(state, group), data.dtype)
+            count = id(state["step"]) if capturable else self._count(state, group)
+            key = (count, data.dtype)
             batch = batches.get(key)
             if batch is None:
                 batch = batches[key] = [[] for _ in range(2 + len(slots))]
@@ -192,11 +197,43 @@ class Optimizer:
                 column.append(slot)
             written.append((param, state))
         common = {"grad_scale": grad_scale, "maximize": group["maximize"]}
+        if capturable:
+            counts = {id(state["step"]): state["step"]._data for _, state in written}
         for (count, _), columns in batches.items():
-            self._update(group, count, common, columns)
+            self._update(group, counts[count] if capturable else count, common, columns)
         for param, state in written:
-            self._advance(state, group)
+            if not capturable:
+                self._advance(state, group)
             mark_written(param)
+
+    def _advance_in_place(self, group: dict[str, Any]) -> None:
+        """Counts the coming step in tensors, beside the parameters: a step that is recorded and
+        replayed counts itself. Who has taken as many steps shares one tensor."""
+        here = [p for p in group["params"] if p._grad is not None]
+        fresh: dict[tuple[int, Any], Tensor] = {}
+        for param in here:
+            state = self.state[param]
+            steps = state.get("step", 0)
+            if not isinstance(steps, Tensor):
+                key = (int(steps), getattr(param._data, "device_index", None))
+                if key not in fresh:
+                    fresh[key] = wrap(zeros((), np.float32, param._data))
+                    if steps:
+                        fresh[key]._data.fill(float(steps))
+                state["step"] = fresh[key]
+        inside = {id(p) for p in here}
+        kept = {id(s.get("step")) for p, s in self.state.items() if id(p) not in inside}
+        moved: dict[int, Tensor] = {}
+        for param in here:
+            state = self.state[param]
+            steps = state["step"]
+            if id(steps) not in moved:
+                # Whoever takes no part this time keeps the count that was.
+                ours = wrap(steps._data.copy()) if id(steps) in kept else steps
+                kernels.add(ours._data, 1.0, out=ours._data)
+                mark_written(ours)
+                moved[id(steps)] = ours
+            state["step"] = moved[id(steps)]
 
     def _slots_of(self, group: dict[str, Any]) -> tuple[str, ...]:
         """Those of `_slots` that the group's options need."""
@@ -231,7 +268,7 @@ class Optimizer:
 
     def _check_options(self, group: dict[str, Any]) -> None:
         """Raises for values out of range and for options that are not supported."""
-        for name in ("capturable", "differentiable"):
+        for name in self._unsupported:
             if group.get(name):
                 raise ValueError(f"{self._name}: {name}=True is not supported; {REMEDIES[name]}")
         for name in ("lr", "eps", "weight_decay", "momentum", "lr_decay", "momentum_decay"):
@@ -331,6 +368,6 @@ class Optimizer:
 
 
 REMEDIES = {
-    "capturable": "lr may be a 0-d array to change it between recorded steps",
+    "capturable": "its counts are numbers of the CPU; take Adam or AdamW",
     "differentiable": "there is no derivative through an optimizer step",
 }

@@ -90,21 +90,13 @@ void leave(int before) {
   if (before >= 0) (void)cudaSetDevice(before);
 }
 
-int synchronize(int device) {
-  const OnDevice current(device);
-  if (current.code() != cudaSuccess) return current.code();
-  cudaStream_t stream;
-  const cudaError_t code = stream_of(device, &stream);
-  return code != cudaSuccess ? code : cudaStreamSynchronize(stream);
-}
-
-constexpr CudaApi kApi{kCudaAbi,     kEmulated,   HOTLOOP_CUDA_ARCHITECTURES,
-                       device_count, describe,    error_name,
-                       error_text,   allocate,    release,
-                       empty_cache,  memory,      to_device,
-                       to_host,      between,     enter,
-                       leave,        synchronize, wait_for,
-                       let_wait};
+constexpr CudaApi kApi{kCudaAbi,     kEmulated, HOTLOOP_CUDA_ARCHITECTURES,
+                       device_count, describe,  error_name,
+                       error_text,   allocate,  release,
+                       empty_cache,  memory,    traffic,
+                       to_device,    to_host,   between,
+                       enter,        leave,     synchronize,
+                       fault_record, wait_for,  let_wait};
 
 }  // namespace
 }  // namespace hotloop::cuda

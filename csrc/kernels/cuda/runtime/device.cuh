@@ -42,9 +42,12 @@ void release(int device, void* pointer);
 int empty_cache(int device);
 void memory(int device, CudaMemory* numbers);
 
+void traffic(int device, CudaTraffic* numbers);
 int to_device(int device, void* to, const void* from, std::int64_t bytes);
-int to_host(int device, void* to, const void* from, std::int64_t bytes);
+int to_host(int device, void* to, const void* from, std::int64_t bytes, IndexFault* found);
 int between(int to_device, void* to, int from_device, const void* from, std::int64_t bytes);
+int synchronize(int device, IndexFault* found);
+int fault_record(int device, IndexFault** record);
 int wait_for(int device, void* other);
 int let_wait(int device, void* other);
 
