@@ -104,6 +104,25 @@ def test_long_rows(name, level, dtype, rng):
     check_backward(name, rng.standard_normal(x.shape).astype(dtype), FORWARD[name][0](x))
 
 
+def test_long_rows_are_written_while_the_next_is_computed(level, dtype, rng):
+    """Arrays beyond the caches: each row as it is alone, whichever stands before or behind it."""
+    rows, size = 120, 27_001
+    x = rng.standard_normal((rows, size)).astype(dtype)
+    x[3] += np.linspace(0, 300, size)  # the maximum rises
+    x[4] -= np.linspace(0, 300, size)
+    x[5, :4096] = -np.inf
+    memory = np.full(rows * size + 64, 7.0, dtype)
+    out = memory[5 : 5 + rows * size].reshape(rows, size)  # lines begin elsewhere in each row
+    kernels.softmax(x, out=out)
+    assert (memory[:5] == 7).all()
+    assert (memory[5 + rows * size :] == 7).all()
+    for row in (0, 1, 3, 4, 5, 6, 7, 8, 59, 60, 118, 119):
+        alone = kernels.softmax(x[row : row + 1])[0]
+        np.testing.assert_allclose(out[row], alone, rtol=1e-6 if dtype == np.float32 else 1e-14)
+    np.testing.assert_allclose(out.sum(axis=1, dtype=np.float64), 1, rtol=1e-5)
+    assert_same_bits(lambda: kernels.softmax(x, out=out).copy())
+
+
 @pytest.mark.parametrize("size", [2047, 2048, 2049, 4097, 7000])
 def test_rows_of_several_pieces(size, level, dtype, rng):
     """The base of the exponentials moves from piece to piece; a piece may hold nothing but -inf."""

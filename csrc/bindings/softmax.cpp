@@ -1,6 +1,8 @@
 // softmax, log_softmax and their backward twins.
 #include "kernels/softmax.h"
 
+#include <algorithm>
+
 #include "bindings/array.h"
 #include "bindings/device.h"
 #include "bindings/dims.h"
@@ -60,11 +62,15 @@ void run_softmax(SoftmaxOp op, const Array& a, const Array& b, const Output& out
     per_unit *= columns < kSoftmaxColumns ? columns : kSoftmaxColumns;
   }
   const bool pieces = args.unit_stride && (args.stream || args.n > kRowPiece);
-  const RowScratch scratch(pieces && op == SoftmaxOp::softmax, args.stream, args.n, item);
+  const bool two = args.stream && op == SoftmaxOp::softmax && keeps_two_rows(args.n, item);
+  const RowScratch scratch(pieces && op == SoftmaxOp::softmax, args.stream, args.n, item, two);
   args.memory = scratch.view();
+  std::int64_t grain = per_unit >= kSoftmaxGrain ? 1 : kSoftmaxGrain / per_unit;
+  // The first row of a piece is not computed while another is written.
+  if (two) grain = std::max(grain, std::clamp<std::int64_t>(units / 16, 1, 8));
   Call::current()->run("softmax", softmax_kernel(), args,
                        Split{.units = units,
-                             .grain = per_unit >= kSoftmaxGrain ? 1 : kSoftmaxGrain / per_unit,
+                             .grain = grain,
                              .max_threads = scratch.threads,
                              .interruptible = out.is_fresh});
 }

@@ -81,9 +81,17 @@ struct RowPowers {
   Vec<T> top, total;  // the maximum, and the sum of exp(x - top)
 };
 
+// Nothing to do beside the exponentials.
+struct Idle {
+  void begin(std::int64_t) {}
+  void step(std::int64_t) {}
+};
+
 // Of a dense row, visited once. With `kept`: powers[i] = exp(x[i] - tops[i / kRowPiece]).
-template <bool kept, class T>
-static inline RowPowers<T> powers_of(const T* x, std::int64_t n, T* powers, T* tops) {
+// `meanwhile` does a step of something else beside each vector.
+template <bool kept, class T, class Meanwhile = Idle>
+static inline RowPowers<T> powers_of(const T* x, std::int64_t n, T* powers, T* tops,
+                                     Meanwhile meanwhile = {}) {
   const Vec<T> lowest = simd::set1<T>(-static_cast<T>(__builtin_inf()));
   RowPowers<T> row{lowest, simd::zero<T>()};
   for (std::int64_t i = 0; i < n; i += kRowPiece) {
@@ -93,8 +101,10 @@ static inline RowPowers<T> powers_of(const T* x, std::int64_t n, T* powers, T* t
         row.top, reduce_walk<TopOp, T>(walk, [&](Step at) { return walk.load(piece, 1, at); }));
     // Nothing but -inf so far: any base gives zeros.
     const Vec<T> base = simd::select(top == lowest, simd::zero<T>(), top);
+    meanwhile.begin(i);
     const Vec<T> sum = reduce_walk<AddOp, T>(walk, [&](Step at) {
       simd::prefetch(piece + kRowPiece + at.index);
+      meanwhile.step(at.index);
       const Vec<T> power = falling_exp(walk.load(piece, 1, at) - base);
       if constexpr (kept) walk.store(powers + i, 1, at, power);
       return power;
@@ -129,6 +139,43 @@ static inline void settle_powers(T* out, std::int64_t n, const T* powers, const 
     }
   }
 }
+
+// The same around the caches, a piece and then a vector at a time, beside the powers of the next
+// row of n elements: one loop keeps the memory busy both ways and the arithmetic too.
+template <class T>
+struct Settling {
+  T* out;
+  const T *powers, *tops;
+  Vec<T> top, scale;
+  std::int64_t n;
+  // of the piece: its whole lines
+  T* to = nullptr;
+  const T* from = nullptr;
+  std::int64_t whole = 0;
+  Vec<T> factor = simd::zero<T>();
+
+  [[gnu::always_inline]] inline void begin(std::int64_t i) {
+    const std::int64_t count = n - i < kRowPiece ? n - i : kRowPiece;
+    const Vec<T> own = simd::set1<T>(tops[i / kRowPiece]);
+    factor = simd::select(own == top, scale, falling_exp(own - top) * scale);
+    const auto address = reinterpret_cast<std::uintptr_t>(out + i);
+    auto head = static_cast<std::int64_t>((-address & (simd::kBytes - 1)) / sizeof(T));
+    if (head > count) head = count;
+    part(i, head);
+    to = out + i + head;
+    from = powers + i + head;
+    whole = (count - head) / Vec<T>::lanes * Vec<T>::lanes;
+    part(i + head + whole, count - head - whole);
+  }
+  [[gnu::always_inline]] inline void step(std::int64_t i) const {
+    if (i < whole) simd::stream(to + i, simd::load(from + i) * factor);
+  }
+  [[gnu::always_inline]] inline void part(std::int64_t i, std::int64_t count) const {
+    if (count == 0) return;
+    const int lanes = static_cast<int>(count);
+    simd::store_n(out + i, simd::load_n(powers + i, lanes) * factor, lanes);
+  }
+};
 
 }  // namespace
 }  // namespace hotloop::HOTLOOP_LEVEL

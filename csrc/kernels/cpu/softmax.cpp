@@ -197,8 +197,36 @@ template <SoftmaxOp op, class T>
   }
 }
 
+// Softmax of such rows, each written while the next is computed.
+template <class T>
+static inline void settled_rows(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
+  RowMemory memory = args.memory;
+  const LongRow<T> first = own_row<T>(memory);
+  memory.data += memory.stride / 2;
+  const LongRow<T> second = own_row<T>(memory);
+  Settling<T> before{};
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const LongRow<T>& own = (unit - begin) % 2 ? second : first;
+    const Row<T> row = find_row<T>(args, args.row_dims, unit);
+    const RowPowers<T> found = unit == begin
+                                   ? powers_of<true>(row.a, args.n, own.powers, own.tops)
+                                   : powers_of<true>(row.a, args.n, own.powers, own.tops, before);
+    before = {row.out, own.powers, own.tops, found.top, simd::set1<T>(T(1)) / found.total, args.n};
+  }
+  if (begin == end) return;
+  settle_powers<true>(before.out, args.n, before.powers, before.tops, before.top, before.scale,
+                      before.powers);
+}
+
 template <SoftmaxOp op, class T>
 static inline void streamed_rows(const SoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
+  if constexpr (op == SoftmaxOp::softmax) {
+    if (keeps_two_rows(args.n, sizeof(T))) {
+      settled_rows<T>(args, begin, end);
+      simd::stream_fence();
+      return;
+    }
+  }
   const LongRow<T> own = own_row<T>(args.memory);
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const Row<T> row = find_row<T>(args, args.row_dims, unit);
