@@ -103,8 +103,9 @@ struct Pool {
   alignas(64) std::atomic<std::uint64_t> gate{0};
   Job job{};                    // the open job: written before the gate opens, read by those inside
   std::atomic<int> threads{0};  // of the open job: workers from this number on stay out
-  alignas(64) std::atomic<std::uint32_t> calls{0};  // counts opened jobs: what sleepers wait on
-  std::atomic<int> sleepers{0};
+  // Counts opened jobs: what idle workers look at all the time, and sleep on.
+  alignas(64) std::atomic<std::uint32_t> calls{0};
+  alignas(64) std::atomic<int> sleepers{0};
   alignas(64) std::atomic<std::uint32_t> left{0};  // counts last leavers: what the caller sleeps on
   std::atomic<bool> caller_sleeps{false};
   alignas(64) std::atomic<bool> busy{false};
@@ -167,21 +168,15 @@ void join(Pool& pool, int thread) {
 void work(Pool* pool, int thread) {
   inside = true;
   index_in_launch = thread;
-  std::uint64_t seen = 0;  // number of the last job
-  const auto number = [&] { return pool->gate.load(std::memory_order_acquire) / kJob; };
-  const auto is_new = [&] { return number() != seen; };
+  std::uint32_t seen = 0;
+  const auto is_new = [&] { return pool->calls.load(std::memory_order_acquire) != seen; };
   for (;;) {
     if (!spin_until(is_new, pool->patient.load(std::memory_order_relaxed))) {
       pool->sleepers.fetch_add(1);
-      for (;;) {
-        // The gate opens before the calls are counted, and both before the sleepers are looked at.
-        const std::uint32_t calls = pool->calls.load();
-        if (is_new()) break;
-        sleep_while(pool->calls, calls);
-      }
+      while (pool->calls.load() == seen) sleep_while(pool->calls, seen);
       pool->sleepers.fetch_sub(1);
     }
-    seen = number();
+    seen = pool->calls.load();
     join(*pool, thread);
   }
 }
@@ -276,13 +271,14 @@ bool run_pieces(void (*job)(const void* context, std::int64_t piece), const void
     pool.busy.store(false, std::memory_order_release);
     return run_alone(job, context, pieces, from_end, stop);
   }
-  pool.job = {job, context, threads, from_end};
-  pool.threads.store(threads, std::memory_order_relaxed);
   for (int t = 0; t < threads; ++t) {
     const auto begin = static_cast<std::uint64_t>(pieces * t / threads);
     const auto end = static_cast<std::uint64_t>(pieces * (t + 1) / threads);
     pool.ranges[t].word.store(begin + end * kEnd, std::memory_order_relaxed);
   }
+  // Last, since it shares the gate's line.
+  pool.job = {job, context, threads, from_end};
+  pool.threads.store(threads, std::memory_order_relaxed);
   // Nobody is inside and nobody can come in, so a plain store opens the next job.
   const std::uint64_t number = pool.gate.load(std::memory_order_relaxed) / kJob + 1;
   pool.gate.store(number * kJob + kOpen, std::memory_order_release);

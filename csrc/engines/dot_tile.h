@@ -142,6 +142,7 @@ inline void dot_blocks(const DotArgs& g, std::int64_t begin, std::int64_t end, S
   using Sum = typename Kind::Sum;
   constexpr std::int64_t kLanes = simd::Vec<float>::lanes;
   alignas(64) Sum sums[kDotRows * kDotPanel];
+  std::int64_t in_slot = -1;  // the panel that this thread has packed
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const std::int64_t row = unit % g.row_blocks * g.row_block;
     const std::int64_t panel = unit / g.row_blocks % g.panels;
@@ -161,7 +162,9 @@ inline void dot_blocks(const DotArgs& g, std::int64_t begin, std::int64_t end, S
     if (g.pack) {
       Word* const slot = reinterpret_cast<Word*>(g.slots + g.slot_bytes * g.slot());
       std::int32_t* const own = reinterpret_cast<std::int32_t*>(slot + g.words * g.panel);
-      for (std::int64_t slice = 0; slice < g.slices; ++slice) {
+      const bool is_new = unit / g.row_blocks != in_slot;
+      in_slot = unit / g.row_blocks;
+      for (std::int64_t slice = 0; is_new && slice < g.slices; ++slice) {
         pack_dot_slice<Kind>(*g.pack, batch, panel, slice,
                              slot + slice * g.pack->slice_words * g.panel,
                              g.own_sums ? own + slice * g.panel : nullptr, sums_of);

@@ -18,6 +18,8 @@ constexpr std::int64_t kPanelBytes = 8ll << 20;  // packed B, and packed A of ba
 constexpr std::int64_t kSliceWords = 256;        // of a panel, packed by one unit
 constexpr std::int64_t kPackRows = 64;
 constexpr std::int64_t kSlotBytes = 1ll << 20;  // of a panel that one unit packs for itself
+constexpr double kShortFlops = 1e8;             // some 200 microseconds
+constexpr double kWakeFlops = 1e7;              // worth waking threads for
 constexpr double kPackFlops = 60;               // what packing an element of B is worth
 constexpr std::int64_t kPackGrain = 20
                                     << 10;  // bytes: about 2 microseconds, the other thread waits
@@ -90,7 +92,8 @@ struct Plan {
   std::int64_t words, a_step;  // of packed rows, in words
   std::int64_t panel, nc;
   bool pack_a, row_sums, column_sums;
-  bool own_b;  // each unit packs its panel
+  bool own_b;     // each thread packs the panels of its units
+  bool is_short;  // not worth a launch that packs first
   int threads;
 };
 
@@ -107,8 +110,9 @@ Plan plan_of(const DotProblem& p) {
   plan.pack_a = plan.row_sums || p.a.column_step != 1 || p.k % (4 / item_of(p.a_type)) != 0;
   plan.threads = dot_is_parallel(p) ? num_threads() : 1;
   const std::int64_t units = p.batches * blocks_of(p.n, plan.panel);
-  plan.own_b = p.packed_panel == 0 && p.m <= kDotRows && panel_bytes <= kSlotBytes &&
-               (plan.threads == 1 || units >= 4 * plan.threads);
+  plan.is_short = plan.threads > 1 && work_of(p) < kShortFlops && units % plan.threads == 0;
+  const bool one_reader = p.m <= kDotRows && (plan.threads == 1 || units >= 4 * plan.threads);
+  plan.own_b = p.packed_panel == 0 && panel_bytes <= kSlotBytes && (plan.is_short || one_reader);
   if (p.packed_panel > 0 || plan.own_b) plan.nc = p.n;
   return plan;
 }
@@ -209,6 +213,10 @@ void run_columns(const DotProblem& p, const Plan& plan, const Memory& memory, bo
   const double work = plan.own_b ? work_of(p) : flops_of(p);
   Split split = split_of(p, p.batches * args.panels * args.row_blocks, work, grain_of(p));
   if (plan.own_b) split.max_threads = plan.threads;
+  if (plan.is_short) {  // as few pieces as threads: each packs its first panel anew
+    split.grain = blocks_of(split.units, plan.threads);
+    split.is_short = work_of(p) < kWakeFlops;
+  }
   launch(is_bf16(p) ? gemm_bf16_tiles_kernel() : quant_tiles_kernel(), args, split);
 }
 

@@ -89,8 +89,8 @@ struct DotArgs {
   const std::int32_t* row_sums = nullptr;                // [batch, m], or null
   const std::int32_t* column_sums = nullptr;             // [batch, panel, slice, column], or null
   std::int64_t row_sums_step = 0, column_sums_step = 0;  // from batch to batch
-  // Where a unit is the only one to read its panel, it packs that into a slot of its thread (words,
-  // then the column sums of the slices, where asked for): how, or null.
+  // Where few units read a panel, each thread packs it into a slot of its own (words, then the
+  // column sums of the slices, where asked for): how, or null.
   const DotPackArgs* pack = nullptr;
   bool own_sums = false;
   char* slots = nullptr;
