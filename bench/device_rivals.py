@@ -7,6 +7,7 @@ nothing, and shows before a GPU's time is spent that no line here has a slip.
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -153,7 +154,7 @@ def rivals(case: Any, rounds: int, dry: bool = False) -> Iterator[tuple[str, Rec
     if case.torch:
         contenders += [("torch", lambda: torch_times(case, False, rounds, dry)),
                        ("torch TF32", lambda: torch_times(case, True, rounds, dry))]  # fmt: skip
-    if case.triton:
+    if case.triton and (not dry or os.environ.get("TRITON_INTERPRET")):
         contenders.append(("triton", lambda: triton_times(case, rounds, dry)))
     if case.jax:
         contenders.append(("jax", lambda: jax_times(case, rounds, dry)))

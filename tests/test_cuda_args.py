@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 
 import cuda_args
@@ -50,10 +51,11 @@ def faults(twins: dict[str, type[ctypes.Structure]]) -> str:
             member, offset = MEMBERS.get((name, field[0]), field[0]), getattr(twin, field[0]).offset
             holds = f"__builtin_offsetof({name}, {member}) == {offset}"
             lines.append(f'static_assert({holds}, "{name}::{member}");')
+    environment = {name: text for name, text in os.environ.items() if name != "LD_PRELOAD"}
     done = subprocess.run(
         [compiler(), "-std=c++20", "-fsyntax-only", "-Wno-invalid-offsetof", f"-I{CSRC}",
          "-x", "c++", "-"],
-        input="\n".join(lines), capture_output=True, text=True, check=False,
+        input="\n".join(lines), capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
     return "\n".join(line for line in done.stderr.splitlines() if "error" in line)
 

@@ -64,7 +64,7 @@ def test_a_small_run_in_subprocesses(tmp_path):
     assert f"- all kernels: {check.LABEL}\n" in check.markdown(tmp_path)
 
 
-def test_whole_steps_stay_on_the_device(tmp_path):
+def test_whole_steps_in_a_subprocess_stay_on_the_device(tmp_path):
     code, results = run(tmp_path, "--budget", "400", "--only", "steps")
     assert code == 0, results["cases"]
     steps = {c["name"]: c for c in results["cases"]}
@@ -74,7 +74,7 @@ def test_whole_steps_stay_on_the_device(tmp_path):
         assert step["graph_ms"] > 0
 
 
-def test_the_sanitizer_where_there_is_one(tmp_path, monkeypatch):
+def test_the_sanitizer_subprocess_where_there_is_one(tmp_path, monkeypatch):
     """With a stand-in that finds a race, and one tool that does not work."""
     fake = tmp_path / "compute-sanitizer"
     fake.write_text(
