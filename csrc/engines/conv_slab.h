@@ -92,7 +92,12 @@ inline Ahead ahead_of(const ConvSlab& slab, const SlabPart& part, std::int64_t f
   Ahead ahead;
   const std::int64_t item = sizeof(T);
   const bool images = part.images == 1 || slab.stride_n == slab.h * slab.stride_h;
-  if (slab.stride_c != 1 || slab.stride_h != slab.w * slab.stride_w || !images) return ahead;
+  // Every other row is read of an image that a stride of 2 steps through: what lies between comes
+  // with it.
+  const std::int64_t row_pixels = slab.stride_w > 0 ? slab.stride_h / slab.stride_w : 0;
+  const bool rows = row_pixels * slab.stride_w == slab.stride_h && row_pixels >= slab.w &&
+                    row_pixels <= 2 * slab.w;
+  if (slab.stride_c != 1 || !rows || !images) return ahead;
   const std::int64_t top = part.row * slab.step_h + slab.top, row = top > 0 ? top : 0;
   std::int64_t end = top + (part.rows - 1) * slab.step_h + slab.span_h;
   if (end > slab.h) end = slab.h;
@@ -101,7 +106,7 @@ inline Ahead ahead_of(const ConvSlab& slab, const SlabPart& part, std::int64_t f
                 row * slab.stride_h + first) *
                    item;
   ahead.pitch = slab.stride_w * item;
-  ahead.pixels = (end - row + (part.images - 1) * slab.h) * slab.w;
+  ahead.pixels = (end - row + (part.images - 1) * slab.h) * row_pixels;
   ahead.lines = (channels * item + kBlockBytes - 1) / kBlockBytes;
   return ahead;
 }

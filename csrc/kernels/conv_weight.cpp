@@ -11,7 +11,8 @@ namespace {
 // Elements of a partial that may stay in L2 beside a slab, and of all partials together.
 constexpr std::int64_t kPartialBytes = 192 << 10;
 constexpr std::int64_t kAllPartialBytes = 8 << 20;
-constexpr std::int64_t kSpreadOutputs = 64;  // fewer do not pay for the copy
+constexpr std::int64_t kDirectOutputs = 256;  // more lie too far apart to be read in place
+constexpr std::int64_t kSpreadOutputs = 64;   // fewer do not pay for the copy
 // Sums so long at least, and images no wider, pay for leaving out what only meets the padding.
 constexpr std::int64_t kTermsWorthSkipping = 12;
 constexpr std::int64_t kWidthWorthSkipping = 14;
@@ -108,7 +109,8 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const std::int64_t dy_pixels = slab.images * slab.rows * slab.out_w;
   const bool by_row_taps = row_taps.count > 0;
   const bool dy_direct = !by_rows && dy.stride_c == 1 && dy.stride_w >= 0 &&
-                         outputs % (kBlockBytes / item) == 0 && (p.o <= 128 || depthwise) &&
+                         outputs % (kBlockBytes / item) == 0 &&
+                         (p.o <= kDirectOutputs || depthwise) &&
                          (p.out_h == 1 || dy.stride_h == p.out_w * dy.stride_w) &&
                          (slab.images == 1 || dy.stride_n == p.out_h * p.out_w * dy.stride_w);
   const std::int64_t dy_sizes[] = {dy_pixels, groups, strips ? row_taps.strip : pitch / parts};
