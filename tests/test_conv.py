@@ -87,9 +87,9 @@ SHAPES = [
     problem(2, 1, 1, 50, 3, 1, 7, padding=(0, 3)),
     problem(2, 2, 50, 1, 3, 7, 1, padding=(3, 0)),
     # Edges that leave taps out, apart from what is inside.
-    problem(3, 16, 7, 7, 20, 3, 3, padding=1),
-    problem(2, 16, 4, 3, 33, 5, 5, padding=2),
-    problem(2, 24, 9, 8, 18, 3, 3, padding=(2, 1), stride=2),
+    problem(3, 32, 7, 7, 33, 3, 3, padding=1),
+    problem(2, 20, 4, 3, 33, 5, 5, padding=2),
+    problem(2, 33, 9, 8, 34, 3, 3, padding=(2, 1), stride=2),
     problem(7, 32, 3, 6, 40, 5, 3, padding=(1, 3), dilation=(1, 2)),
     problem(1, 96, 4, 5, 130, 3, 3, padding=1),  # gradients of weights put in place at once
     problem(2, 80, 6, 5, 96, 3, 2, padding=1, stride=(2, 3)),

@@ -62,8 +62,8 @@ template <class T, int Rows, int Vectors>
   const std::int64_t* offset = tile.offset;
   const T* b = tile.b;
   const std::int64_t b_step = tile.b_step;
-  const char* ahead = tile.ahead ? tile.ahead : reinterpret_cast<const char*>(b);
-  const std::int64_t ahead_step = tile.ahead_step;
+  [[maybe_unused]] const char* ahead = tile.ahead ? tile.ahead : reinterpret_cast<const char*>(b);
+  [[maybe_unused]] const std::int64_t ahead_step = tile.ahead_step;
   for (std::int64_t segment = tile.segments; segment > 0; --segment) {
     for (std::int64_t k = tile.depth; k > 0; --k) {
       const std::int64_t at = *offset++;
@@ -77,8 +77,10 @@ template <class T, int Rows, int Vectors>
         for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::fma(av, bv[v], sum[i][v]);
       }
       b += b_step;
-      __builtin_prefetch(ahead, 0, 2);
-      ahead += ahead_step;
+      if constexpr (Vectors > 1) {  // tiles of one vector are bound by loads
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += ahead_step;
+      }
     }
     offset += tile.skip;
     b += tile.skip * b_step;

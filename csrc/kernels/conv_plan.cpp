@@ -227,7 +227,7 @@ TapRanges taps_inside(const AxisPlan& axis, std::int64_t size) {
 namespace {
 
 // Terms of a row of taps: below, leaving some of them out is not worth the tiles it breaks up.
-constexpr std::int64_t kTermsWorthSkipping = 24;
+constexpr std::int64_t kTermsWorthSkipping = 96;
 
 struct Edges {
   std::int64_t before = 0, behind = 0;

@@ -15,6 +15,7 @@ constexpr std::int64_t kDirectOutputs = 256;  // more lie too far apart to be re
 constexpr std::int64_t kSpreadOutputs = 64;   // fewer do not pay for the copy
 // Sums so long at least, and images no wider, pay for leaving out what only meets the padding.
 constexpr std::int64_t kTermsWorthSkipping = 12;
+constexpr std::int64_t kChannelsWorthSkipping = 32;
 constexpr std::int64_t kWidthWorthSkipping = 14;
 
 // Output positions along an axis that meet the image, of each tap.
@@ -100,7 +101,7 @@ void conv_backward_weight(const ConvProblem& p, const ConvImage& dy, const ConvI
   const Outputs of_cols = outputs_inside(axes.cols, source.w);
   const bool skips = !depthwise && p.kd == 1 && p.kw * run >= kTermsWorthSkipping;
   // A row of pixels without its first or last one is a segment of a sum: not too short.
-  const bool skip_cols = skips && of_cols.padded && run >= kTermsWorthSkipping &&
+  const bool skip_cols = skips && of_cols.padded && run >= kChannelsWorthSkipping &&
                          slab.out_w <= kWidthWorthSkipping &&
                          slab.out_w * slab.images >= kTermsWorthSkipping;
   const bool padded = (skips && of_rows.padded) || skip_cols;
