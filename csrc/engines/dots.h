@@ -29,29 +29,31 @@ HOTLOOP_SIMD void add_lanes(Vec<T> (&row)[Vec<T>::lanes]) {
   }
 }
 
-// sum[i][j] = the lanes of a[i] . b[j] over `depth` terms.
+// sum[i][j] = the lanes of a[i] . b[j] over `depth` terms. `ahead` of the next columns, those from
+// number `next` on, are asked for meanwhile.
 template <class T, int Rows, int Columns>
 HOTLOOP_SIMD void dot_sums(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step,
-                           std::int64_t depth, bool more, Vec<T> (&sum)[Rows][Columns]) {
+                           std::int64_t depth, int ahead, int next, Vec<T> (&sum)[Rows][Columns]) {
   using V = Vec<T>;
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 16
     for (int j = 0; j < Columns; ++j) sum[i][j] = simd::zero<T>();
   }
-  // One row of A: bandwidth decides, and the next rows of B are asked for meanwhile.
-  const T* ahead = Rows == 1 && more ? b + Columns * b_step : b;
+  // One row of A: bandwidth decides.
+  const T* const line = ahead > 0 ? b + (Columns + next) * b_step : b;
   std::int64_t at = 0;
   for (; at + V::lanes <= depth; at += V::lanes) {
     if constexpr (Rows == 1) {
       const V av = simd::load(a + at);
 #pragma GCC unroll 16
       for (int j = 0; j < Columns; ++j) {
-        if (Columns > 1) __builtin_prefetch(ahead + j * b_step + at, 0, 2);
+        if (Columns > 1) __builtin_prefetch(line + j * b_step + at, 0, 2);
         sum[0][j] = simd::fma(av, simd::load(b + j * b_step + at), sum[0][j]);
       }
       continue;
     }
+    for (int j = 0; j < ahead; ++j) __builtin_prefetch(line + j * b_step + at, 0, 2);
     V bv[Columns];
 #pragma GCC unroll 16
     for (int j = 0; j < Columns; ++j) bv[j] = simd::load(b + j * b_step + at);
@@ -87,11 +89,11 @@ HOTLOOP_SIMD void dot_sums(const T* a, std::int64_t a_step, const T* b, std::int
 // As many dot products as there are lanes: a vector of them, row by row.
 template <class T, int Rows, int Columns>
 [[gnu::noinline]] Vec<T> dot_lanes(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step,
-                                   std::int64_t depth, bool more) {
+                                   std::int64_t depth, int ahead) {
   using V = Vec<T>;
   static_assert(Rows * Columns == V::lanes);
   V sum[Rows][Columns];
-  dot_sums<T, Rows, Columns>(a, a_step, b, b_step, depth, more, sum);
+  dot_sums<T, Rows, Columns>(a, a_step, b, b_step, depth, ahead, 0, sum);
   V row[V::lanes];
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
@@ -104,10 +106,10 @@ template <class T, int Rows, int Columns>
 
 template <class T, int Rows, int Columns>
 void dot_loop(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, std::int64_t depth,
-              bool more, T* sums) {
+              int ahead, int next, T* sums) {
   using V = Vec<T>;
   V sum[Rows][Columns];
-  dot_sums<T, Rows, Columns>(a, a_step, b, b_step, depth, more, sum);
+  dot_sums<T, Rows, Columns>(a, a_step, b, b_step, depth, ahead, next, sum);
   if constexpr (Rows * Columns % V::lanes == 0) {
     constexpr int kRows = V::lanes / Columns > 0 ? V::lanes / Columns : 1;
     if constexpr (kRows * Columns == V::lanes) {

@@ -52,7 +52,7 @@ void thin_columns(const GemmProblem& p, const Tile<T>& tile, std::int64_t batch,
       const std::int64_t start = least(row + i, p.m - kLanes);
       alignas(64) T sums[kLanes];
       simd::store(sums, dot_lanes<T, kLanes, 1>(element<T>(p.a, batch, start, 0), p.a.row_step,
-                                                column, 0, tile.depth, false));
+                                                column, 0, tile.depth, 0));
       for (std::int64_t r = i; r < least(i + kLanes, count); ++r) {
         T value = sums[row + r - start] * tile.alpha;
         if (tile.bias) value += tile.bias[j];

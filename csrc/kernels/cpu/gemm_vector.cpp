@@ -13,11 +13,13 @@ using simd::Vec;
 // ---- dots: c[i][j] = a[i] . b[j], both contiguous ----------------------------------------------
 
 template <class T>
-using DotLoop = void (*)(const T*, std::int64_t, const T*, std::int64_t, std::int64_t, bool, T*);
+using DotLoop = void (*)(const T*, std::int64_t, const T*, std::int64_t, std::int64_t, int, int,
+                         T*);
 
 // AVX2 and generic have 16 registers: 2x4 sums, 4 of b and one of a.
 constexpr int kDotRows = simd::kBytes == 64 ? 4 : 2;
 constexpr int kDotColumns = 4;
+constexpr std::int64_t kFarBytes = 1 << 20;  // of B
 
 // A single row with as many columns as there are lanes: one sum of lanes for all of them. Not where
 // the rows of B are far apart: sixteen of them fall onto the same places of L1.
@@ -48,12 +50,19 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     const std::int64_t past = least(first + g.column_block, p.n);
     const std::int64_t row = rest % g.row_blocks * g.row_block;
     const std::int64_t past_row = least(row + g.row_block, p.m);
+    // Few rows read B once from far away: what comes next is asked for, a part by each of them.
+    const bool is_far = p.k * p.n * static_cast<std::int64_t>(sizeof(T)) > kFarBytes;
+    const std::int64_t groups = (past_row - row + kDotRows - 1) / kDotRows;
+    const int ahead = p.m == 1 || (is_far && groups == 1) ? kDotColumns
+                      : is_far && groups == 2             ? kDotColumns / 2
+                                                          : 0;
+    const int next = groups == 2 ? kDotColumns / 2 : 0;
     const bool wide_dots = p.m == 1 && p.k <= kWideDepth && kWideDots<T> > kDotColumns;
     for (std::int64_t j = first; j < past;) {
       if (wide_dots && past - j >= kWideDots<T>) {
-        const V sum = dot_lanes<T, 1, kWideDots<T>>(element<T>(p.a, batch, 0, 0), 0,
-                                                    element<T>(p.b, batch, 0, j), p.b.column_step,
-                                                    p.k, j + 2 * kWideDots<T> <= p.n);
+        const V sum = dot_lanes<T, 1, kWideDots<T>>(
+            element<T>(p.a, batch, 0, 0), 0, element<T>(p.b, batch, 0, j), p.b.column_step, p.k,
+            j + 2 * kWideDots<T> <= p.n ? kWideDots<T> : 0);
         T* c = element<T>(p.c, batch, 0, j);
         const T* d = beta != T(0) ? element<T>(p.d, batch, 0, j) : c;
         simd::store(c, finish_sum<T>(p, sum, d, j, kWideDots<T>));
@@ -73,7 +82,8 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
         const DotLoop<T> loop =
             wide == kDotColumns ? dot_loop_for<T, kDotColumns>(high) : dot_loop_for<T, 1>(high);
         loop(element<T>(p.a, batch, i, 0), p.a.row_step, element<T>(p.b, batch, 0, j),
-             p.b.column_step, p.k, j + 2 * kDotColumns <= p.n, sums);
+             p.b.column_step, p.k, j + 2 * kDotColumns <= p.n ? ahead : 0, i == row ? 0 : next,
+             sums);
         for (std::int64_t r = 0; r < high; ++r) {
           T* c = element<T>(p.c, batch, i + r, j);
           const T* d = beta != T(0) ? element<T>(p.d, batch, i + r, j) : nullptr;
