@@ -105,7 +105,6 @@ template <class T>
 }
 
 constexpr int kTogether = simd::kBytes == 64 ? 4 : 2;  // vectors of an array
-constexpr std::int64_t kAhead = 2048;                  // bytes
 
 // Loads vectors of each array, updates, stores those that are written. Several of an array before
 // the next one's, since a load whose address agrees with a recent store's in the lower 12 bits
@@ -127,9 +126,7 @@ template <class T, int kArrays, unsigned kWritten, class Update>
         HOTLOOP_UNROLL
         for (int j = 0; j < kTogether * kArrays; ++j) {
           const int k = j / kTogether, u = j % kTogether;
-          const T* from = p[k] + i + u * V::lanes;
-          x[u][k] = simd::load(from);
-          simd::prefetch(reinterpret_cast<const char*>(from) + kAhead);
+          x[u][k] = simd::load(p[k] + i + u * V::lanes);
         }
         HOTLOOP_UNROLL
         for (int u = 0; u < kTogether; ++u) update(x[u]);
