@@ -107,17 +107,18 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
 
 // ---- rows: B streams through once, four of its rows at a time ----------------------------------
 
-constexpr int kStreams = 4;       // rows of B read at a time
+constexpr int kStreams = 4;  // rows of B read at a time
+constexpr std::int64_t kBeyondCaches = 12 << 20;
 constexpr int kSumBytes = 65536;  // the sums of a block stay in L1 and L2, on the stack
 
 // sum[r][j] += over s < Streams of x[r][s] * b[s][j], for `columns` columns.
-// `ahead` elements further on lies what comes next: fetched to L2 meanwhile, since the runs of one
-// row are too short for the machine to see them coming.
+// `ahead` elements further on lies what comes next, unless that is 0: fetched to L2 meanwhile,
+// since the runs of one row are too short for the machine to see them coming.
 template <class T, int Rows, int Streams>
 [[gnu::noinline]] void stream_rows(const T* const* b, std::int64_t ahead, const T* x,
                                    std::int64_t columns, T* sums, std::int64_t pitch) {
   using V = Vec<T>;
-  constexpr bool kFetch = Streams > 1;
+  const bool fetch = Streams > 1 && ahead != 0;
   V factor[Rows][Streams];
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
@@ -135,7 +136,7 @@ template <class T, int Rows, int Streams>
 #pragma GCC unroll 4
     for (int s = 0; s < Streams; ++s) {
       const V bv = simd::load(row[s] + j);
-      if (kFetch) __builtin_prefetch(row[s] + j + ahead, 0, 2);
+      if (fetch) __builtin_prefetch(row[s] + j + ahead, 0, 2);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) sum[r] = simd::fma(factor[r][s], bv, sum[r]);
     }
@@ -184,11 +185,13 @@ void rows_of_block(const GemmArgs& g, std::int64_t batch, std::int64_t first,
   for (std::int64_t j = 0; j < p.m * columns; j += V::lanes) {
     simd::store_upto(sums + j, simd::zero<T>(), p.m * columns - j);
   }
+  // From the last level of the caches it comes as quickly without.
+  const bool far = p.k * p.n * static_cast<std::int64_t>(sizeof(T)) > kBeyondCaches;
   for (std::int64_t at = 0; at < p.k;) {
     const std::int64_t streams = p.k - at >= kStreams ? kStreams : 1;
     const T* b[kStreams];
     for (std::int64_t s = 0; s < streams; ++s) b[s] = element<T>(p.b, batch, at + s, first);
-    const std::int64_t ahead = at + 2 * kStreams <= p.k ? kStreams * p.b.row_step : 0;
+    const std::int64_t ahead = far && at + 2 * kStreams <= p.k ? kStreams * p.b.row_step : 0;
     for (std::int64_t i = 0; i < p.m; i += 4) {
       const std::int64_t high = least(4, p.m - i);
       T x[4 * kStreams];
