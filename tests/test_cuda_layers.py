@@ -198,8 +198,9 @@ def test_embedding(rng, normal, dtype):
                 ),
                 dy, indices, atol=1e-4,
             )  # fmt: skip
+    k.embedding(put(np.full(3, 11, dtype)), put(weight))  # more of it: test_cuda_step.py
     with pytest.raises(IndexError, match="indices must lie in"):
-        k.embedding(put(np.full(3, 11, dtype)), put(weight))
+        hl.cuda.synchronize()
     with pytest.raises(hl.DeviceError, match="indices and weight must lie on one device"):
         k.embedding(indices, put(weight))
 
