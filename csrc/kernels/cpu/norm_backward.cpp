@@ -179,36 +179,26 @@ static inline void gradient_strip(const T* x, std::int64_t x_step, const T* dy,
   }
 }
 
-// The same for more channels than registers hold, rows together as in norm.cpp.
+// The same for more channels than registers hold: whole rows, one after the other. Four at a time,
+// as in norm.cpp, walk twelve places of memory, which took 1.08 to 1.26 times as long.
 template <bool stream, bool constant, class T>
 static inline void gradient_rows(const T* x, std::int64_t x_step, const T* dy, std::int64_t dy_step,
                                  T* dx, std::int64_t dx_step, std::int64_t rows,
                                  std::int64_t channels, const T* const (&from)[4]) {
-  each_rows(rows, [&](auto count, std::int64_t row) __attribute__((always_inline)) {
-    constexpr int together = decltype(count)::value;
-    const T *its_x = x + row * x_step, *its_dy = dy + row * dy_step;
-    T* its_dx = dx + row * dx_step;
+  for (std::int64_t row = 0; row < rows; ++row, x += x_step, dy += dy_step, dx += dx_step) {
     each_vector<T>(channels, [&](std::int64_t c, int lanes) __attribute__((always_inline)) {
+      Vec<T> v = simd::load_upto(dy + c, lanes);
       const Vec<T> scale = simd::load_upto(from[kScale] + c, lanes);
-      Vec<T> center = scale, shift = scale, slope = scale;
-      if constexpr (!constant) {
-        center = simd::load_upto(from[kCenter] + c, lanes);
-        shift = simd::load_upto(from[kShift] + c, lanes);
-        slope = simd::load_upto(from[kSlope] + c, lanes);
+      if constexpr (constant) {
+        v = v * scale;
+      } else {
+        v = gradient(v, simd::load_upto(x + c, lanes), simd::load_upto(from[kCenter] + c, lanes),
+                     scale, simd::load_upto(from[kShift] + c, lanes),
+                     simd::load_upto(from[kSlope] + c, lanes));
       }
-      HOTLOOP_UNROLL
-      for (int r = 0; r < together; ++r) {
-        Vec<T> v = simd::load_upto(its_dy + r * dy_step + c, lanes);
-        if constexpr (constant) {
-          v = v * scale;
-        } else {
-          const Vec<T> at = simd::load_upto(its_x + r * x_step + c, lanes);
-          v = gradient(v, at, center, scale, shift, slope);
-        }
-        put<1>(its_dx + r * dx_step + c, 0, lanes, stream, v);
-      }
+      put<1>(dx + c, 0, lanes, stream, v);
     });
-  });
+  }
 }
 
 template <class T>
