@@ -13,11 +13,17 @@ constexpr double kShortFlops = 2e6;  // about 20 microseconds of one thread
 constexpr double kShareFlops = 8e4;  // worth another thread that is awake
 constexpr std::int64_t kLine = 64;   // bytes of a cache line
 
+// Other cores fetch the copy of many rows for few columns: that can take as long as the product.
+bool copy_is_slow(const GemmProblem& p) {
+  return p.m > 8 && p.n >= 16 && p.n < 256;
+}
+
 // Loads that cross cache lines bound the dots, and NumPy aligns to 16 bytes only: a copy of A,
 // which is read for every column.
 bool wants_copy(const GemmProblem& p) {
   const std::int64_t item = bytes_of(p.dtype);
   if (p.batches != 1 || p.m < 2 || p.n < 16 || p.k * item < kLine) return false;
+  if (copy_is_slow(p)) return false;
   return reinterpret_cast<std::uintptr_t>(p.a.data) % kLine != 0 ||
          p.a.row_step * item % kLine != 0;
 }
@@ -109,8 +115,9 @@ bool gemm_prefers_dots(const GemmProblem& p) {
   const bool far = elements * static_cast<double>(bytes_of(p.dtype)) > (512 << 10);
   const double pack = far || (p.n <= 64 && gemm_is_parallel(p)) ? 1.2 : 0.5;
   const bool near_a = m * static_cast<double>(p.k * bytes_of(p.dtype)) <= (128 << 10);
-  const double dots =
-      m * n * (p.m > 32 ? 2.2 * depth + 25 : (near_a || p.m <= 8 ? 1.3 : 1.6) * depth + 16);
+  const double dots = m * n *
+                      (p.m > 32 || copy_is_slow(p) ? 2.2 * depth + 25
+                                                   : (near_a || p.m <= 8 ? 1.3 : 1.6) * depth + 16);
   const double tiles = 1.05 * m * static_cast<double>(vectors * lanes) * depth + pack * elements;
   return dots < tiles;
 }
