@@ -191,3 +191,10 @@ def test_processes_are_timed_alone_and_together():
         "two processes on the same cores, each multiplying 512x512x512 f32",
         "import",
     ]
+
+
+def test_no_case_at_all_is_an_error(tmp_path):
+    command = [sys.executable, "-m", "hotloop", "bench", "softmax", "--match", "nothing"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert run.returncode == 2
+    assert "'nothing'" in run.stderr

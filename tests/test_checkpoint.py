@@ -225,7 +225,7 @@ def test_save_refuses_the_name_of_the_readable_copy_and_odd_metadata(tmp_path):
 
 
 def test_save_into_a_missing_folder(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"missing/a\.st'"):
         save({}, tmp_path / "missing" / "a.st")
 
 

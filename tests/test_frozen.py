@@ -94,14 +94,27 @@ def test_conversion_and_copies_are_not_frozen():
     assert wide(x).dtype == np.float64
 
 
+def test_unfreeze_returns_to_what_was_before_freeze():
+    model = network()
+    model[0].weight.requires_grad_(False)
+    model[1].eval()
+    before = [module.training for module in model.modules()]
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    model.freeze().freeze().unfreeze()
+    assert [module.training for module in model.modules()] == before
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
+    model.eval().unfreeze()  # not frozen: nothing to return to
+    assert not model.training
+
+
 def test_unfreeze():
     model = network().freeze()
     before = result(model)
     assert model.unfreeze() is model
     assert model[0]._pack is None
-    np.testing.assert_allclose(result(model), before, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result(model.eval()), before, rtol=1e-5, atol=1e-6)
     model.load_state_dict(network().state_dict())
-    model.train().requires_grad_()
+    model.train()
     optimizer = hl.optim.SGD(model.parameters(), lr=0.1)
     model(hl.from_numpy(X)).sum().backward()
     optimizer.step()

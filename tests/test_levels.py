@@ -33,6 +33,14 @@ def test_supported_levels_are_a_chain():
     assert supported[0] == "generic"
 
 
+def test_the_call_alone_forces_nothing_but_checks():
+    before = _core.level()
+    force_isa("generic")
+    assert _core.level() == before
+    with pytest.raises(ValueError, match="avx9000"):
+        force_isa("avx9000")
+
+
 def test_every_supported_level_can_be_forced():
     before = _core.level()
     for name in _core.supported_levels():

@@ -415,3 +415,25 @@ def test_random_tensors():
         hl.randint(3, 3, (1,))
     with pytest.raises(hl.DTypeError):
         hl.rand(3, dtype=np.int64)
+
+
+def test_nothing_equals_none():
+    x = hl.ones(2)
+    assert (x == None) is False  # noqa: E711
+    assert (x != None) is True  # noqa: E711
+    assert None not in [x]
+
+
+def test_random_tensors_take_a_device():
+    hl.seed(3)
+    placed = [hl.rand(2, device="cpu"), hl.randn(2, device="cpu"), hl.randint(5, size=(2,))]
+    hl.seed(3)
+    for a, b in zip(placed, [hl.rand(2), hl.randn(2), hl.randint(5, size=(2,), device="cpu")]):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert sorted(hl.randperm(4, device="cpu").tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(hl.cuda.is_available(), reason="CUDA is here")
+def test_memory_of_no_device_is_nothing():
+    assert hl.cuda.memory_allocated() == hl.cuda.memory_cached() == 0
+    hl.cuda.empty_cache()

@@ -450,3 +450,12 @@ def test_interrupt_then_save_child(tmp_path):
             raise
     assert child.returncode == 0
     assert len(hl.load(path)) == 4
+
+
+def test_fit_names_what_a_loss_and_an_optimizer_are():
+    model, data = nn.Linear(2, 1), (np.ones((4, 2), np.float32), np.ones((4, 1), np.float32))
+    optimizer = hl.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match=r"fit: loss must be .*, got 'mse'"):
+        fit(model, data, loss="mse", optimizer=optimizer)
+    with pytest.raises(TypeError, match=r"fit: optimizer must be .*, got 'adam'"):
+        fit(model, data, loss=nn.MSELoss(), optimizer="adam")

@@ -52,7 +52,7 @@ __all__ = [
     "show_config",
 ]
 
-# Rooms that load at first use, so that importing the package stays cheap (SPEC 1).
+# Rooms that load at first use, so that importing the package stays cheap.
 _ROOMS = ("checkpoint", "cuda", "data", "metrics", "nn", "optim", "train", "utils")
 _LAZY: dict[str, str] = {name: f"hotloop.{name}" for name in _ROOMS}
 _LAZY |= {"load": "hotloop.checkpoint", "save": "hotloop.checkpoint"}

@@ -62,9 +62,11 @@ def seed(value: int) -> None:
     _core.set_seed(value)
 
 
-@contextlib.contextmanager
-def force_isa(level: str) -> Iterator[None]:
-    """Forces a level of the kernels for the whole process; a context manager, for tests and timing.
+def force_isa(level: str) -> contextlib.AbstractContextManager[None]:
+    """Forces a level of the kernels for the whole process inside a ``with``: for tests and timing.
+
+    The call alone forces nothing: ``with hl.kernels.force_isa("avx2"): ...``. HOTLOOP_ISA in the
+    environment forces a level for all of a process.
 
     Args:
         level: ``"generic"``, ``"avx2"``, ``"avx512"`` or ``"avx512bf16"``.
@@ -72,6 +74,13 @@ def force_isa(level: str) -> Iterator[None]:
     Raises:
         ValueError: the level is unknown, or this CPU does not support it.
     """
+    if level not in _core.supported_levels():
+        _core.force_level(level)  # raises now, not when the context is entered
+    return _forced(level)
+
+
+@contextlib.contextmanager
+def _forced(level: str) -> Iterator[None]:
     before = _core.force_level(level)
     try:
         yield

@@ -87,17 +87,23 @@ def synchronize(device: Any = None) -> None:
 
 
 def memory_allocated(device: Any = None) -> int:
-    """Bytes of the device's memory that arrays hold."""
+    """Bytes of the device's memory that arrays hold; 0 where CUDA cannot be used."""
+    if not is_available():
+        return 0
     return int(_core.cuda_info(index_of(device))["in_use_bytes"])
 
 
 def memory_cached(device: Any = None) -> int:
-    """Bytes that are kept for the next arrays; `empty_cache` gives them back."""
+    """Bytes kept for the next arrays, 0 without CUDA; `empty_cache` gives them back."""
+    if not is_available():
+        return 0
     return int(_core.cuda_info(index_of(device))["cached_bytes"])
 
 
 def empty_cache(device: Any = None) -> None:
-    """Gives memory that no array holds back to the driver."""
+    """Gives memory that no array holds back to the driver; nothing where CUDA cannot be used."""
+    if not is_available():
+        return
     _core.cuda_empty_cache(index_of(device))
 
 

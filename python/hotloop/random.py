@@ -43,16 +43,31 @@ def _float_dtype(op: str, dtype: Any) -> np.dtype[Any]:
     return wanted
 
 
-def rand(*size: int | Sequence[int], dtype: Any = None, requires_grad: bool = False) -> Tensor:
+def _on(device: Any, data: Any) -> Tensor:
+    """The numbers on the device: the same as on the CPU."""
+    return wrap(data) if device is None else wrap(data).to(device)
+
+
+def rand(
+    *size: int | Sequence[int],
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """Numbers spread evenly over [0, 1)."""
     data = kernels.uniform(sizes_of("rand", size), dtype=_float_dtype("rand", dtype))
-    return wrap(data).requires_grad_(requires_grad)
+    return _on(device, data).requires_grad_(requires_grad)
 
 
-def randn(*size: int | Sequence[int], dtype: Any = None, requires_grad: bool = False) -> Tensor:
+def randn(
+    *size: int | Sequence[int],
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """Numbers of the normal distribution, mean 0 and variance 1."""
     data = kernels.normal(sizes_of("randn", size), dtype=_float_dtype("randn", dtype))
-    return wrap(data).requires_grad_(requires_grad)
+    return _on(device, data).requires_grad_(requires_grad)
 
 
 def rand_like(a: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tensor:
@@ -65,19 +80,22 @@ def randn_like(a: Tensor, dtype: Any = None, requires_grad: bool = False) -> Ten
     return randn(a.shape, dtype=dtype or a.dtype, requires_grad=requires_grad)
 
 
-def randint(low: int, high: int | None = None, size: Sequence[int] = ()) -> Tensor:
+def randint(
+    low: int, high: int | None = None, size: Sequence[int] = (), *, device: Any = None
+) -> Tensor:
     """Integers (int64) in [low, high), or in [0, low) where high is missing."""
     if high is None:
         low, high = 0, low
     if not 0 < high - low <= 2**52:
         raise ValueError(f"randint: 0 < high - low <= 2**52 is expected, got [{low}, {high})")
     unit = kernels.uniform(sizes_of("randint", (tuple(size),)), dtype=np.dtype(np.float64))
-    return wrap(np.asarray(np.floor(unit * (high - low))).astype(np.int64) + np.int64(low))
+    whole = np.asarray(np.floor(unit * (high - low))).astype(np.int64) + np.int64(low)
+    return _on(device, whole)
 
 
-def randperm(n: int) -> Tensor:
+def randperm(n: int, *, device: Any = None) -> Tensor:
     """The integers from 0 to n - 1 in random order."""
-    return wrap(kernels.permutation(n))
+    return _on(device, kernels.permutation(n))
 
 
 def bernoulli(a: Tensor, p: float | None = None) -> Tensor:

@@ -158,10 +158,10 @@ void require_array(const char* op, const char* name, py::handle object, DType* d
   if (!dtype_of_descr(descr, dtype) || !(allowed >> static_cast<unsigned>(*dtype) & 1u)) {
     DType first = DType::f32;
     while (!(allowed >> static_cast<unsigned>(first) & 1u)) first = DType(int(first) + 1);
-    throw DTypeError(quoted(op, name) + " must be " + dtype_names(allowed) +
-                     " in native byte order, got " +
-                     py::str(py::handle(descr)).cast<std::string>() +
-                     "; convert it with .astype(numpy." + dtype_name(first) + ")");
+    throw DTypeError(
+        quoted(op, name) + " must be " + dtype_names(allowed) + " in native byte order, got " +
+        py::str(py::handle(descr)).cast<std::string>() + "; convert it with .astype(numpy." +
+        dtype_name(first) + ") (a tensor: .to(hotloop." + dtype_name(first) + "))");
   }
 }
 
@@ -336,7 +336,7 @@ void same_dtype(const char* op, const char* name_a, const Array& a, const char* 
   if (a.dtype == b.dtype) return;
   throw DTypeError(std::string(op) + ": " + name_a + " and " + name_b +
                    " must have the same dtype, got " + dtype_name(a.dtype) + " and " +
-                   dtype_name(b.dtype) + "; convert one with .astype");
+                   dtype_name(b.dtype) + "; convert one with .astype (a tensor: .to)");
 }
 
 void require_shape(const char* op, const char* name, const Array& array, const Shape& expected) {

@@ -13,8 +13,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from . import processes
+from . import processes, report, summary
 from .case import CONTENDERS, Arrays, Build, Call, Case, Target
 from .cases import cases, families
 from .gauge import Gauge
@@ -77,10 +78,32 @@ def chosen(options: argparse.Namespace) -> list[Case]:
     return [case for case in table if options.match in case.key]
 
 
+def _write(
+    options: argparse.Namespace, rows: list[Row], about: dict[str, Any], threads: int, code: int
+) -> int:
+    """The table, to the terminal and the files asked for; `code`, or 1 where one had no place."""
+    print("\n" + (report.markdown(rows, about) if options.summary else report.text(rows)))
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(report.as_json(rows, about), file, indent=1)
+    if options.readme:
+        try:
+            with open(options.readme, encoding="utf-8") as file:
+                text = summary.readme(file.read(), report.short_table(rows, about))
+            with open(options.readme, "w", encoding="utf-8") as file:
+                file.write(text)
+        except (OSError, BenchError) as error:
+            print(error, file=sys.stderr)
+            code = 1
+    if options.markdown:
+        with open(options.markdown, "w", encoding="utf-8") as file:
+            lines = processes.measure(threads).lines() if code == 0 else []
+            file.write(report.markdown(rows, about, lines))
+    return code
+
+
 def execute(options: argparse.Namespace) -> int:
     """Runs what the options ask for; 0 when every result agreed."""
-    from . import report, summary
-
     try:
         table = chosen(options)
     except ValueError as error:
@@ -89,6 +112,13 @@ def execute(options: argparse.Namespace) -> int:
     if options.list:
         print("\n".join(case.key for case in table))
         return 0
+    if not table:
+        print(
+            f"bench: a case must contain {options.match!r} to be timed, none does; --list names "
+            "them all",
+            file=sys.stderr,
+        )
+        return 2
     threads = options.threads or len(os.sched_getaffinity(0))
     if options.processes:
         print("\n".join(processes.measure(threads, options.quick).lines()))
@@ -133,25 +163,9 @@ def execute(options: argparse.Namespace) -> int:
             code = 1
     if not rows:
         return code
-    rows = report.merged(earlier, rows)
-    print("\n" + (report.markdown(rows, about) if options.summary else report.text(rows)))
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(report.as_json(rows, about), file, indent=1)
-    if options.readme:
-        try:
-            with open(options.readme, encoding="utf-8") as file:
-                text = summary.readme(file.read(), report.short_table(rows, about))
-            with open(options.readme, "w", encoding="utf-8") as file:
-                file.write(text)
-        except (OSError, BenchError) as error:
-            print(error, file=sys.stderr)
-            code = 1
-    if options.markdown:
-        with open(options.markdown, "w", encoding="utf-8") as file:
-            lines = processes.measure(threads).lines() if code == 0 else []
-            file.write(report.markdown(rows, about, lines))
-    return code
+    if options.quick:
+        print("bench: --quick times two short rounds: a smoke test, its ratios say little")
+    return _write(options, report.merged(earlier, rows), about, threads, code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,7 +22,10 @@ def replace_file(path: Path, data: bytes) -> None:
     path = Path(os.path.realpath(path))  # write through a link instead of replacing it
     _remove_stale(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:  # of the file that was asked for, not of the one beside it
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     try:
         try:
             view = memoryview(data)

@@ -243,6 +243,9 @@ class Module:
         longer reach it. A layer whose parameter is replaced goes on with the new one. A deep copy
         is not frozen.
         """
+        for module in self.modules():
+            trained = {name: value.requires_grad for name, value in module._own_parameters()}
+            module.__dict__.setdefault("_before_freeze", (module.training, trained))
         self.eval().requires_grad_(False)
         for parameter in self.parameters():
             parameter._data = parameter._data.copy()
@@ -252,13 +255,20 @@ class Module:
         return self
 
     def unfreeze(self) -> Self:
-        """Lets the weights be written again; to train, call train() and requires_grad_() too."""
+        """Lets the weights be written again; modes and requires_grad are as before `freeze`."""
         for module in self.modules():
             module._drop_copies()
+            training, trained = module.__dict__.pop("_before_freeze", (module.training, {}))
+            module.training = training
+            for name, value in module._own_parameters():
+                value.requires_grad_(trained.get(name, value.requires_grad))
         for parameter in self.parameters():
             if not parameter._data.flags.writeable:
                 parameter._data = parameter._data.copy()
         return self
+
+    def _own_parameters(self) -> list[tuple[str, Parameter]]:
+        return list(self._named(Parameter, "", False))
 
     def _keep_copies(self) -> None:
         """What a layer does when it is frozen; its parameters do not change from now on."""

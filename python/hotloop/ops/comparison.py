@@ -22,6 +22,8 @@ __all__ = [
 
 
 def _compare(op: str, function: Callable[..., Any], a: Operand, b: Operand) -> Tensor:
+    if b is None:  # `tensor == None` is False, as for any object
+        return NotImplemented
     if isinstance(a, Value) and isinstance(b, (int, float)):
         return wrap(np.asarray(function(a._data, b)))  # exact for any number
     x, y = operands(op, a, b)

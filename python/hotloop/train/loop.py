@@ -77,11 +77,22 @@ def fit(
 
     Raises:
         ValueError: no data, an empty batch, epochs < 0, a loss that is not one number.
+        TypeError: loss is no function, optimizer has no steps.
         FloatingPointError: the loss is no longer finite; the weights are those before that step.
         KeyboardInterrupt: with the weights as some whole number of steps left them.
     """
     if isinstance(epochs, bool) or epochs != int(epochs) or epochs < 0:
         raise ValueError(f"fit: epochs must be a whole number >= 0, got {epochs!r}")
+    if not callable(loss):
+        raise TypeError(
+            "fit: loss must be a module or a function of (output, target), such as "
+            f"nn.CrossEntropyLoss(), got {loss!r}"
+        )
+    if not hasattr(optimizer, "step"):
+        raise TypeError(
+            "fit: optimizer must be one over the model's parameters, such as "
+            f"optim.Adam(model.parameters(), lr=1e-3), got {optimizer!r}"
+        )
     batches = as_batches("fit", data, batch_size, shuffle=True)
     if validation is not None:
         validation = as_batches("fit", validation, max(batch_size, 256), shuffle=False)
