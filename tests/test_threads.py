@@ -454,3 +454,41 @@ def test_signals_are_left_to_the_threads_of_the_program():
             lines = dict(line.split(":", 1) for line in status)
         blocked += bool(int(lines["SigBlk"], 16) >> (signal.SIGINT - 1) & 1)
     assert blocked >= _core.workers_alive() >= 1
+
+
+PLACES = """
+import os, sys
+import numpy as np
+import hotloop as hl
+
+cpus = sorted(os.sched_getaffinity(0))
+if len(cpus) < 2:
+    sys.exit()
+a = np.ones((256, 256), np.float32)
+before = set(os.listdir("/proc/self/task"))
+hl.set_num_threads(2)
+hl.kernels.gemm(a, a)
+(worker,) = set(os.listdir("/proc/self/task")) - before
+
+def cpu():
+    with open(f"/proc/self/task/{worker}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[36])
+
+os.sched_setaffinity(0, {cpus[0]})  # of the caller alone
+for _ in range(10000):
+    hl.kernels.gemm(a, a)
+    if cpu() != cpus[0]:
+        break
+assert cpu() != cpus[0], "the worker stays beside the caller"
+os.sched_setaffinity(int(worker), {cpus[0]})
+for _ in range(100):
+    hl.kernels.gemm(a, a)
+assert os.sched_getaffinity(int(worker)) == {cpus[0]}, "the user's choice is undone"
+"""
+
+
+def test_a_worker_leaves_the_callers_cpu_unless_told_otherwise():
+    run = subprocess.run(
+        [sys.executable, "-c", PLACES], capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
