@@ -17,6 +17,7 @@ namespace {
 constexpr std::int64_t kRowRun = 8192;                // elements summed in the row's own type
 constexpr int kTogether = 2;                          // rows of a backward step; four do not fit L1
 constexpr int kForward = simd::kBytes == 64 ? 2 : 1;  // of a forward step: its sums in registers
+constexpr std::int64_t kNearBytes = 2 << 20;          // of x, for which that pays
 constexpr std::int64_t kPilot = 16;
 
 // sums[r][k] = the sum over row r of term k; body(walk, r, place, sums) adds the terms of one
@@ -156,7 +157,9 @@ static inline void forward_rows(const RowNormArgs& args, std::int64_t row) {
 template <class T>
 static inline void forward_body(const RowNormArgs& args, std::int64_t begin, std::int64_t end) {
   std::int64_t row = begin;
-  for (; row + kForward <= end; row += kForward) forward_rows<kForward, T>(args, row);
+  // From beyond L2 one row at a time is quicker: one run of memory, which the hardware foresees.
+  const bool near = args.rows * args.n * static_cast<std::int64_t>(sizeof(T)) <= kNearBytes;
+  for (; near && row + kForward <= end; row += kForward) forward_rows<kForward, T>(args, row);
   for (; row < end; ++row) forward_rows<1, T>(args, row);
 }
 
