@@ -19,10 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from emulated import ASAN, CSRC, FLAGS, compiler, run_compiler
 from hotloop import _core
+from hotloop.device_array import DeviceArray
 
 ON_DEVICE = os.environ.get("HOTLOOP_TEST_CUDA", "") == "device"
 
@@ -94,3 +96,13 @@ def cuda_devices() -> Iterator[None]:
         yield
     finally:
         _core.cuda_use_library("")
+
+
+def put(array: np.ndarray) -> DeviceArray:
+    """The array on the first device."""
+    return _core.cuda_array(np.asarray(array), 0)
+
+
+def get(array: DeviceArray) -> np.ndarray:
+    """The array back on the host."""
+    return array._to_host()

@@ -15,6 +15,7 @@ import pytest
 
 import cuda_library
 import hotloop as hl
+from cuda_library import get, put
 from hotloop import _core
 from hotloop.device_array import DeviceArray
 
@@ -25,14 +26,6 @@ SIZES = [(), (0,), (1,), (3,), (4,), (1023,), (5, 7), (2, 3, 4), (33, 16)]
 def device() -> Iterator[None]:
     with cuda_library.cuda_devices():
         yield
-
-
-def put(array: np.ndarray) -> DeviceArray:
-    return _core.cuda_array(np.asarray(array), 0)
-
-
-def get(array: DeviceArray) -> np.ndarray:
-    return array._to_host()
 
 
 # ---- the device ---------------------------------------------------------------------------------

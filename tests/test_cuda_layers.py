@@ -9,7 +9,7 @@ import pytest
 
 import cuda_library
 import hotloop as hl
-from hotloop import _core
+from cuda_library import put
 from hotloop.device_array import DeviceArray
 
 k = hl.kernels
@@ -19,10 +19,6 @@ k = hl.kernels
 def device() -> Iterator[None]:
     with cuda_library.cuda_devices():
         yield
-
-
-def put(array: np.ndarray) -> DeviceArray:
-    return _core.cuda_array(array, 0)
 
 
 def same(function, *arrays, atol=2e-5, **settings):

@@ -11,6 +11,7 @@ import pytest
 
 import cuda_library
 import hotloop as hl
+from cuda_library import get, put
 from hotloop import _core
 from hotloop.device_array import DeviceArray
 from test_cuda_training import network
@@ -22,14 +23,6 @@ nn, k = hl.nn, hl.kernels
 def device() -> Iterator[None]:
     with cuda_library.cuda_devices():
         yield
-
-
-def put(array: np.ndarray) -> DeviceArray:
-    return _core.cuda_array(np.asarray(array), 0)
-
-
-def get(array: DeviceArray) -> np.ndarray:
-    return array._to_host()
 
 
 # ---- labels and indices that are out of range ---------------------------------------------------

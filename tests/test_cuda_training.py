@@ -10,22 +10,13 @@ import pytest
 
 import cuda_library
 import hotloop as hl
-from hotloop import _core
-from hotloop.device_array import DeviceArray
+from cuda_library import get, put
 
 
 @pytest.fixture(autouse=True, scope="module")
 def device() -> Iterator[None]:
     with cuda_library.cuda_devices():
         yield
-
-
-def put(array: np.ndarray) -> DeviceArray:
-    return _core.cuda_array(np.asarray(array), 0)
-
-
-def get(array: DeviceArray) -> np.ndarray:
-    return array._to_host()
 
 
 @pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "var", "logsumexp", "prod"])
