@@ -216,7 +216,7 @@ def directions(layer: Layer, family: str = "conv") -> list[Case]:
     ]
 
 
-def from_nchw(layer: Layer, family: str = "conv", target: Target | None = None) -> Case:
+def from_nchw(layer: Layer, family: str = "conv") -> Case:
     """Forward from NCHW-contiguous memory, against PyTorch in the same format."""
     return Case(
         family=family,
@@ -231,7 +231,6 @@ def from_nchw(layer: Layer, family: str = "conv", target: Target | None = None) 
         flops=layer.flops(),
         ceiling="fma",
         rtol=2e-4,
-        target=target,
     )
 
 

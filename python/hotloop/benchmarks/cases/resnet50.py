@@ -55,7 +55,7 @@ CASES = [
     )
 ]
 _NCHW = ("layers of ResNet-50, batch 8, forward from NCHW", Target("torch", 1.2))
-CASES += [replace(from_nchw(Layer(8, *shape), "resnet50", None), mean=_NCHW) for shape in _SHAPES]
+CASES += [replace(from_nchw(Layer(8, *shape), "resnet50"), mean=_NCHW) for shape in _SHAPES]
 
 
 # ---- the network ---------------------------------------------------------------------------------
