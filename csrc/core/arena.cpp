@@ -1,6 +1,6 @@
 // Blocks come in size classes, eight per doubling, so that a like size finds a kept block and at
-// most an eighth is wasted. What is kept is bounded by what was once in use; the least recently
-// freed goes first.
+// most an eighth is wasted. What is held in all is bounded by twice what was once in use; the least
+// recently freed goes first.
 #include "core/arena.h"
 
 #include <pthread.h>
@@ -217,7 +217,10 @@ void arena_free(void* pointer) noexcept {
     const std::lock_guard<std::mutex> lock(a.mutex);
     a.in_use -= block->bytes;
     keep(a, block);
-    std::size_t bound = a.peak > kAlwaysKept ? a.peak : kAlwaysKept;
+    // A network in training holds little at the end of a step and all of it in the middle: what is
+    // held in all, not what is kept, has a bound, or each step would ask the system anew.
+    std::size_t bound = 2 * a.peak - a.in_use;
+    if (bound < kAlwaysKept) bound = kAlwaysKept;
     if (bound > a.most_kept) bound = a.most_kept;
     chain = take_beyond(a, HOTLOOP_ARENA_KEEPS ? bound : 0);
   }
