@@ -137,6 +137,15 @@ def test_modules_are_taken_by_their_state(tmp_path):
     same(dict(load(tmp_path / "a.st")), dict(model.state_dict()))
 
 
+def test_where_tensors_are_loaded_to(tmp_path):
+    save({"w": hl.ones(2)}, tmp_path / "a.st")
+    for place in (None, "cpu", hl.device("cpu")):
+        assert load(tmp_path / "a.st", map_location=place)["w"].device == "cpu"
+    assert load(tmp_path / "a.st", "cpu")["w"].tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="device: "):
+        load(tmp_path / "a.st", map_location="tpu")
+
+
 def test_the_public_names():
     assert hl.save is save
     assert hl.load is load

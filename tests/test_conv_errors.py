@@ -110,6 +110,20 @@ def test_error_messages(call, error, message):
         call()
 
 
+def test_channels_last_images_are_recognized():
+    x, w = np.zeros((2, 8, 9, 3), np.float32), np.zeros((16, 3, 5, 5), np.float32)
+    with pytest.raises(hl.ShapeError, match=r"x\.transpose\(0, 3, 1, 2\) \(a tensor: x\.permute"):
+        kernels.conv2d(x, w)
+    with pytest.raises(hl.ShapeError, match=r"x\.transpose\(0, 2, 3, 1\)"):
+        kernels.conv2d(x.transpose(0, 3, 1, 2), w.transpose(2, 3, 1, 0), layout="NHWC")
+    both = np.zeros((3, 3, 3, 3), np.float32)
+    with pytest.raises(hl.ShapeError, match=r'"NHWC" they would fit, and so would x\.transpose'):
+        kernels.conv2d(x, both)
+    for layout, seen in (("NCHW", x.transpose(0, 3, 1, 2)), ("NHWC", x)):
+        kernel = w if layout == "NCHW" else w.transpose(2, 3, 1, 0)
+        assert kernels.conv2d(seen, kernel, layout=layout).size == 2 * 16 * 4 * 5
+
+
 def test_out_must_be_apart_and_writable():
     x = np.ones((1, 2, 4, 4), np.float32)
     w = np.ones((2, 2, 1, 1), np.float32)

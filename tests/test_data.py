@@ -207,6 +207,14 @@ def test_collate():
         default_collate([])
 
 
+def test_pinned_memory_changes_nothing():
+    plain, pinned = (
+        [batch[0].numpy() for batch in DataLoader(TensorDataset(X), 3, pin_memory=pin)]
+        for pin in (False, True)
+    )
+    assert all((a == b).all() for a, b in zip(plain, pinned, strict=True))
+
+
 @pytest.mark.parametrize(
     ("options", "kind"),
     [

@@ -250,6 +250,9 @@ def test_clip(level, dtype, rng):
     assert_same(kernels.clip(x, 2, 1)[1:], np.array([1, 1], dtype))
     assert np.isnan(kernels.clip(x, 0, 1)[0])
     assert np.isnan(kernels.clip(x, np.nan, 1)).all()
+    assert_same(kernels.clip(x, None, 2), np.array([np.nan, 1, 2], dtype))
+    assert_same(kernels.clip(x, 2, None), np.array([np.nan, 2, 5], dtype))
+    assert_same(kernels.clip(x, None, None), x)
 
 
 def test_scalars_take_the_arrays_dtype(level, dtype, rng):
@@ -338,3 +341,11 @@ def test_messages():
         kernels.add(a, a[0], out=a)
     with pytest.raises(hl.DTypeError, match=r"exp: x must be float32 or float64"):
         kernels.exp(np.zeros(3, np.float16))
+    with pytest.raises(hl.DTypeError, match=r"add: b must have no mask, .*\.filled"):
+        kernels.add(a, np.ma.array(a, mask=a == 0))
+    with pytest.raises(hl.DTypeError, match=r"relu: x must have no mask"):
+        kernels.relu(np.ma.array(a))
+    shared = np.lib.stride_tricks.as_strided(np.zeros(3, np.float32), (2, 3), (0, 4))
+    for call in (kernels.exp, kernels.relu, kernels.softmax):
+        with pytest.raises(hl.OutputError, match=r"out must be writable, got .* repeats elements"):
+            call(a, out=shared)

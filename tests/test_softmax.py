@@ -226,6 +226,8 @@ def test_errors(name, dtype):
     x = np.ones((4, 3), dtype)
     with pytest.raises(hl.ShapeError, match=rf"{name}: axis must lie in \[-2, 2\), got 2"):
         forward(x, axis=2)
+    with pytest.raises(hl.DTypeError, match=rf"{name}: axis must be an integer, got float"):
+        forward(x, axis=1.0)
     with pytest.raises(hl.ShapeError, match="at least one axis"):
         forward(np.array(1, dtype))
     with pytest.raises(hl.DTypeError, match="must be float32 or float64"):

@@ -437,3 +437,16 @@ def test_random_tensors_take_a_device():
 def test_memory_of_no_device_is_nothing():
     assert hl.cuda.memory_allocated() == hl.cuda.memory_cached() == 0
     hl.cuda.empty_cache()
+
+
+def test_masks_are_not_lost():
+    masked = np.ma.array([1.0, 2.0], mask=[False, True])
+    for make in (hl.from_numpy, hl.tensor, hl.as_tensor):
+        with pytest.raises(hl.DTypeError, match=r"must have no mask.*filled"):
+            make(masked)
+
+
+def test_the_package_shows_what_is_public():
+    shown = set(dir(hl))
+    assert {"tensor", "nn", "optim", "train", "kernels", "random", "load", "softmax"} <= shown
+    assert not shown & {"annotations", "Any", "creation", "arithmetic", "ops"}

@@ -21,8 +21,8 @@ Pair parse_pair(const char* op, const char* name, py::handle object, std::int64_
 enum class Layout { nchw, nhwc };
 Layout parse_layout(const char* op, py::handle object);
 
-// An axis in [-ndim, ndim) -> [0, ndim); raises ShapeError naming both.
-int parse_axis(const char* op, std::int64_t axis, int ndim);
+// An integer in [-ndim, ndim) -> [0, ndim); raises ShapeError naming both.
+int parse_axis(const char* op, py::handle object, int ndim);
 // None: all axes; an int; a tuple of ints without repetition. In rising order.
 std::vector<int> parse_axes(const char* op, py::handle object, int ndim);
 // A tuple or list of sizes, none negative.

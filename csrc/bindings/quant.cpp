@@ -185,7 +185,7 @@ py::object convert(const char* op, Kernel<QuantArgs> kernel, const Array& x, py:
   std::int64_t outer = 1, channels = 1, inner = 1;
   const bool by_channel = given(axis_object);
   if (by_channel) {
-    const int axis = parse_axis(op, whole_number(op, "axis", axis_object), x.ndim);
+    const int axis = parse_axis(op, axis_object, x.ndim);
     for (int i = 0; i < x.ndim; ++i)
       (i < axis ? outer : i == axis ? channels : inner) *= x.shape(i);
   }

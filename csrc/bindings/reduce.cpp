@@ -144,10 +144,7 @@ py::object index_of(const char* op, bool smallest, py::handle x_object, py::hand
   const Call call(op);
   Array x = input(op, "x", x_object);
   const bool flat = axis_object.is_none();
-  const int axis =
-      flat ? 0
-           : parse_axes(op, py::make_tuple(py::reinterpret_borrow<py::object>(axis_object)),
-                        x.ndim)[0];
+  const int axis = flat ? 0 : parse_axis(op, axis_object, x.ndim);
   Shape shape;
   for (int d = 0; d < x.ndim; ++d) {
     if (!flat && d != axis) {
@@ -212,10 +209,10 @@ py::object index_of(const char* op, bool smallest, py::handle x_object, py::hand
   return target;
 }
 
-py::object cumsum(py::handle x_object, std::int64_t axis_number, py::handle out_object) {
+py::object cumsum(py::handle x_object, py::handle axis_object, py::handle out_object) {
   const Call call("cumsum");
   const Array x = input("cumsum", "x", x_object);
-  const int axis = x.ndim == 0 ? 0 : parse_axis("cumsum", axis_number, x.ndim);
+  const int axis = x.ndim == 0 ? 0 : parse_axis("cumsum", axis_object, x.ndim);
   Output out("cumsum", out_object, x.dtype, x.shape_vector());
   no_overlap("cumsum", out, "x", x, Overlap::same_allowed);
   AlongArgs args = plan_along(x, axis, &out.array);

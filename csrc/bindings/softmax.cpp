@@ -75,7 +75,7 @@ void run_softmax(SoftmaxOp op, const Array& a, const Array& b, const Output& out
                              .interruptible = out.is_fresh});
 }
 
-int row_axis(const char* op_name, const char* name, const Array& x, std::int64_t axis) {
+int row_axis(const char* op_name, const char* name, const Array& x, py::handle axis) {
   if (x.ndim == 0) {
     throw ShapeError(std::string(op_name) + ": " + name +
                      " must have at least one axis, got shape (); pass x.reshape(1)");
@@ -83,7 +83,7 @@ int row_axis(const char* op_name, const char* name, const Array& x, std::int64_t
   return parse_axis(op_name, axis, x.ndim);
 }
 
-py::object forward(const char* op_name, SoftmaxOp op, py::handle x_object, std::int64_t axis,
+py::object forward(const char* op_name, SoftmaxOp op, py::handle x_object, py::handle axis,
                    py::handle out_object) {
   const Call call(op_name);
   const Array x = input(op_name, "x", x_object);
@@ -95,7 +95,7 @@ py::object forward(const char* op_name, SoftmaxOp op, py::handle x_object, std::
 }
 
 py::object backward(const char* op_name, SoftmaxOp op, py::handle dy_object, py::handle y_object,
-                    std::int64_t axis, py::handle out_object) {
+                    py::handle axis, py::handle out_object) {
   const Call call(op_name);
   const Array dy = input(op_name, "dy", dy_object);
   const Array y = input(op_name, "y", y_object);
@@ -112,18 +112,17 @@ py::object backward(const char* op_name, SoftmaxOp op, py::handle dy_object, py:
 }  // namespace
 
 void bind_softmax(py::module_& module) {
-  module.def("softmax", [](py::handle x, std::int64_t axis, py::handle out) {
+  module.def("softmax", [](py::handle x, py::handle axis, py::handle out) {
     return forward("softmax", SoftmaxOp::softmax, x, axis, out);
   });
-  module.def("log_softmax", [](py::handle x, std::int64_t axis, py::handle out) {
+  module.def("log_softmax", [](py::handle x, py::handle axis, py::handle out) {
     return forward("log_softmax", SoftmaxOp::log_softmax, x, axis, out);
   });
-  module.def("softmax_backward",
-             [](py::handle dy, py::handle y, std::int64_t axis, py::handle out) {
-               return backward("softmax_backward", SoftmaxOp::softmax_backward, dy, y, axis, out);
-             });
+  module.def("softmax_backward", [](py::handle dy, py::handle y, py::handle axis, py::handle out) {
+    return backward("softmax_backward", SoftmaxOp::softmax_backward, dy, y, axis, out);
+  });
   module.def(
-      "log_softmax_backward", [](py::handle dy, py::handle y, std::int64_t axis, py::handle out) {
+      "log_softmax_backward", [](py::handle dy, py::handle y, py::handle axis, py::handle out) {
         return backward("log_softmax_backward", SoftmaxOp::log_softmax_backward, dy, y, axis, out);
       });
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -66,4 +67,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    names = {name for name, value in globals().items() if not isinstance(value, ModuleType)}
+    public = names - {"Any", "ModuleType", "TYPE_CHECKING", "annotations"}
+    return sorted({*public, *_LAZY, "kernels", "random"})

@@ -16,7 +16,7 @@ from .device import Device
 from .device import device as find_device
 from .device_array import DeviceArray, to_device
 from .ops.common import Array, Scalar, sizes_of
-from .ops.convert import check_dtype, dtype_of
+from .ops.convert import check_dtype, check_mask, dtype_of
 from .tensor import Tensor, as_array
 
 __all__ = [
@@ -81,6 +81,7 @@ def from_numpy(array: Array) -> Tensor:
     """A tensor that shares the array's memory."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: an ndarray is expected, got {type(array).__name__}")
+    check_mask("from_numpy", array)
     check_dtype("from_numpy", array.dtype)
     return wrap(array)
 

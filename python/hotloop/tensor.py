@@ -15,7 +15,7 @@ from .device import Device, device_of
 from .device_array import DeviceArray, to_device
 from .formatting import tensor_text
 from .ops.common import Array, axis_of
-from .ops.convert import check_dtype
+from .ops.convert import check_dtype, check_mask
 from .ops.methods import Methods
 
 __all__ = ["Tensor"]
@@ -28,6 +28,7 @@ def as_array(op: str, data: Any, dtype: np.dtype[Any] | None = None) -> Array:
     elif type(data) is DeviceArray:
         array = data
     elif isinstance(data, (np.ndarray, np.generic)):
+        check_mask(op, data)
         array = np.asarray(data)
     else:
         if isinstance(data, (list, tuple)):

@@ -41,6 +41,10 @@ const py::detail::PyArray_Proxy* proxy(py::handle object) {
   return py::detail::array_proxy(object.ptr());
 }
 
+PyObject* array_type() {
+  return reinterpret_cast<PyObject*>(py::detail::npy_api::get().PyArray_Type_);
+}
+
 bool is_array(py::handle object) {
   return object && py::isinstance<py::array>(object);
 }
@@ -128,20 +132,41 @@ bool is_addressable(py::handle object, Array* array) {
   if (const DeviceArray* device = as_device_array(object)) return read_device(*device, array);
   return is_aligned(object) && read_layout(object, array);
 }
-bool is_writable(py::handle object) {
-  if (const DeviceArray* device = as_device_array(object)) {
-    for (std::size_t axis = 0; axis < device->shape.size(); ++axis) {
-      if (device->shape[axis] > 1 && device->strides[axis] == 0) return false;
-    }
-    return !device->read_only;
+// Whether each element has a place of its own along each axis; a broadcast array has not.
+template <class Sizes, class Strides>
+bool has_own_places(std::size_t ndim, const Sizes& sizes, const Strides& strides) {
+  bool own = true;
+  for (std::size_t axis = 0; axis < ndim; ++axis) {
+    if (sizes[axis] == 0) return true;  // of nothing
+    if (sizes[axis] > 1 && strides[axis] == 0) own = false;
   }
-  return (proxy(object)->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
+  return own;
+}
+
+// Why a kernel must not write there; empty: it may.
+std::string why_not_writable(py::handle object) {
+  bool read_only, own;
+  if (const DeviceArray* device = as_device_array(object)) {
+    read_only = device->read_only;
+    own = has_own_places(device->shape.size(), device->shape, device->strides);
+  } else {
+    const auto* raw = proxy(object);
+    read_only = (raw->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) == 0;
+    own = has_own_places(static_cast<std::size_t>(raw->nd), raw->dimensions, raw->strides);
+  }
+  return read_only ? "a read-only array" : own ? "" : "an array that repeats elements";
 }
 
 void require_ndarray(const char* op, const char* name, py::handle object) {
   if (!is_array(object)) {
     throw DTypeError(quoted(op, name) + " must be a numpy.ndarray, got " + type_text(object) +
                      "; numpy.asarray makes one");
+  }
+  // A subclass; masks are the one thing of subclasses that results depend on.
+  if (Py_TYPE(object.ptr()) != reinterpret_cast<PyTypeObject*>(array_type()) &&
+      PyObject_HasAttrString(object.ptr(), "filled")) {
+    throw DTypeError(quoted(op, name) + " must have no mask, got a " + type_text(object) +
+                     "; x.filled(value) puts a number where it masks");
   }
   if (proxy(object)->nd > kMaxDims) {
     throw ShapeError(quoted(op, name) + " must have at most " + std::to_string(kMaxDims) +
@@ -166,8 +191,9 @@ void require_array(const char* op, const char* name, py::handle object, DType* d
 }
 
 void require_writable(const char* op, py::handle out, const Shape& shape) {
-  if (is_writable(out)) return;
-  throw OutputError(std::string(op) + ": out must be writable, got a read-only array of shape " +
+  const std::string why = why_not_writable(out);
+  if (why.empty()) return;
+  throw OutputError(std::string(op) + ": out must be writable, got " + why + " of shape " +
                     shape_text(shape) + "; pass a copy or leave out away");
 }
 
@@ -304,10 +330,9 @@ Array in_place(const char* op, const char* name, py::handle object) {
   require_array(op, name, object, &array.dtype);
   const bool addressable = is_addressable(object, &array);
   array.owner = py::reinterpret_borrow<py::object>(object);
-  if (!is_writable(object)) {
-    throw OutputError(quoted(op, name) + " is changed in place and must be writable, got a " +
-                      "read-only array of shape " + shape_text(array.shape_vector()) +
-                      "; pass a copy");
+  if (const std::string why = why_not_writable(object); !why.empty()) {
+    throw OutputError(quoted(op, name) + " is changed in place and must be writable, got " + why +
+                      " of shape " + shape_text(array.shape_vector()) + "; pass a copy");
   }
   if (!addressable) {
     throw OutputError(quoted(op, name) +

@@ -134,15 +134,34 @@ std::string multiple_near(std::int64_t value, std::int64_t step) {
   return std::to_string(std::max<std::int64_t>((value + step / 2) / step, 1) * step);
 }
 
-// The layout under whose names w is one for x; empty: neither is.
+// Whether w is one for x, the channels of x being on axis c.
+bool channels_fit(const Settings& s, const Axes& axes, const Shape& x, int c, const Shape& w) {
+  const std::int64_t channels = at(x, c);
+  return channels % s.groups == 0 && at(w, axes.weight_o) % s.groups == 0 &&
+         at(w, axes.weight_i) == channels / s.groups;
+}
+
+// The layout under whose names w is one for x, or how to turn x; empty: nothing helps.
 std::string layout_hint(const Settings& s, const Shape& x, const Shape& w) {
   const Naming& naming = s.naming();
-  const Axes& axes = s.first ? naming.last_axes : naming.first_axes;
-  const std::int64_t c = at(x, axes.c);
-  if (c % s.groups != 0 || at(w, axes.weight_o) % s.groups != 0) return "";
-  if (at(w, axes.weight_i) != c / s.groups) return "";
-  return std::string("; under layout=\"") + (s.first ? naming.last : naming.first) +
-         "\" they would fit";
+  const Axes& other = s.first ? naming.last_axes : naming.first_axes;
+  std::string hint;
+  if (channels_fit(s, other, x, other.c, w)) {
+    hint = std::string("; under layout=\"") + (s.first ? naming.last : naming.first) +
+           "\" they would fit";
+  }
+  if (channels_fit(s, s.axes, x, other.c, w)) {
+    Shape turned(x.size());
+    const auto last = static_cast<std::int64_t>(x.size()) - 1;
+    for (std::int64_t axis = 1; axis <= last; ++axis) {
+      turned[static_cast<std::size_t>(axis)] =
+          s.first ? (axis == 1 ? last : axis - 1) : (axis == last ? 1 : axis + 1);
+    }
+    const std::string order = shape_text(turned);
+    hint += std::string(hint.empty() ? "; " : ", and so would ") + "x.transpose" + order +
+            " (a tensor: x.permute" + order + ")" + (hint.empty() ? " would fit" : "");
+  }
+  return hint;
 }
 
 // Output positions along one axis.

@@ -68,7 +68,8 @@ Layout parse_layout(const char* op, py::handle object) {
                               py::repr(object).cast<std::string>());
 }
 
-int parse_axis(const char* op, std::int64_t axis, int ndim) {
+int parse_axis(const char* op, py::handle object, int ndim) {
+  const std::int64_t axis = integer(op, "axis", object);
   if (axis < -ndim || axis >= ndim) {
     throw ShapeError(std::string(op) + ": axis must lie in [" + std::to_string(-ndim) + ", " +
                      std::to_string(ndim) + "), got " + std::to_string(axis));
@@ -82,9 +83,9 @@ std::vector<int> parse_axes(const char* op, py::handle object, int ndim) {
     for (int axis = 0; axis < ndim; ++axis) axes.push_back(axis);
     return axes;
   }
-  if (!is_sequence(object)) return {parse_axis(op, integer(op, "axis", object), ndim)};
+  if (!is_sequence(object)) return {parse_axis(op, object, ndim)};
   for (py::handle item : py::reinterpret_borrow<py::sequence>(object)) {
-    axes.push_back(parse_axis(op, integer(op, "axis", item), ndim));
+    axes.push_back(parse_axis(op, item, ndim));
   }
   std::sort(axes.begin(), axes.end());
   if (std::adjacent_find(axes.begin(), axes.end()) != axes.end()) {

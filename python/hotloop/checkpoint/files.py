@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from hotloop.checkpoint.header import (
     read_json,
 )
 from hotloop.checkpoint.tree import flatten, rebuild
+
+if TYPE_CHECKING:
+    from hotloop.device import Device
+    from hotloop.tensor import Tensor
 
 __all__ = ["load", "load_metadata", "save"]
 
@@ -75,7 +79,9 @@ def save(
     replace_file(target.with_suffix(".json"), (copy + "\n").encode())
 
 
-def load(path: str | os.PathLike[str], *, verify: bool = True) -> Any:
+def load(
+    path: str | os.PathLike[str], map_location: str | Device | None = None, *, verify: bool = True
+) -> Any:
     """Loads what `save` wrote: the same tree, with `hl.Tensor` where there was one.
 
     Safetensors files of others load as a flat dict of tensors. Nothing in a file is ever executed,
@@ -83,16 +89,25 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> Any:
 
     Args:
         path: the file.
+        map_location: the device of the tensors, "cuda" for example; None: the CPU, whatever they
+            were saved from.
         verify: compare the SHA-256 that `save` wrote with the contents.
 
     Raises:
         MissingCheckpointError: there is no such file (also a FileNotFoundError).
         CheckpointError: the file is truncated, damaged or hostile.
+        DeviceError: there is no such device here.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load as deserialize
 
     from hotloop.creation import from_numpy
+    from hotloop.device import Device
+
+    device = Device(map_location or "cpu")
+
+    def placed(array: np.ndarray[Any, Any]) -> Tensor:
+        return from_numpy(array).to(device)
 
     try:
         blob, record = _read(Path(path), whole=True)
@@ -103,13 +118,13 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> Any:
                 f"the file must be valid safetensors, got {error}; {REMEDY}"
             ) from None
         if record is None:
-            return {name: from_numpy(array) for name, array in arrays.items()}
+            return {name: placed(array) for name, array in arrays.items()}
         if verify and record["sha256"] != _digest(record, arrays):
             raise CheckpointError(
                 "the contents must have the SHA-256 in the header, got another; "
                 "the file was damaged or edited: restore a copy, or pass verify=False to take it"
             )
-        return rebuild(record["tree"], arrays, from_numpy)
+        return rebuild(record["tree"], arrays, placed)
     except CheckpointError as error:
         raise _with_path(error, path) from error.__cause__
 

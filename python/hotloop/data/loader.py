@@ -31,6 +31,8 @@ class DataLoader:
         num_workers: only 0: batches are made in the calling thread.
         collate_fn: makes a batch of a list of samples (default: `default_collate`).
         drop_last: leave out a last batch that is shorter.
+        pin_memory: taken for PyTorch's sake and without effect: what moves to a GPU goes through
+            pinned memory anyhow.
         generator: a seed, or a NumPy generator that is drawn from once per epoch; None takes a
             seed that follows from `hl.seed`.
 
@@ -48,6 +50,7 @@ class DataLoader:
         num_workers: int = 0,
         collate_fn: Collate | None = None,
         drop_last: bool = False,
+        pin_memory: bool = False,
         generator: Seed = None,
     ) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
@@ -75,6 +78,7 @@ class DataLoader:
         self.batch_size = int(batch_size)
         self.shuffle = bool(shuffle)
         self.drop_last = bool(drop_last)
+        self.pin_memory = bool(pin_memory)
         self.collate_fn = collate_fn
         self.generator = generator
         self.epoch = 0  # the number of the next epoch

@@ -10,6 +10,7 @@ operand. The functions stand in three tables, which the tests read as well.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,12 +159,15 @@ def where(
     return _core.where(condition, a, b, out)
 
 
-def clip(x: Operand, low: Operand, high: Operand, *, out: Array | None = None) -> Array:
+def clip(
+    x: Operand, low: Operand | None, high: Operand | None, *, out: Array | None = None
+) -> Array:
     """``minimum(maximum(x, low), high)``: NaN if one of them is NaN, high where low is above it.
 
     Args:
         x: float32 or float64, any shape and strides.
-        low: The least value: an array of the same dtype that broadcasts, or a Python number.
+        low: The least value: an array of the same dtype that broadcasts, a Python number, or None
+            for no bound.
         high: The greatest value, likewise.
         out: Where to write the result, any strides; may be an operand itself.
 
@@ -175,4 +179,5 @@ def clip(x: Operand, low: Operand, high: Operand, *, out: Array | None = None) -
         ShapeError: If the shapes do not broadcast, or out does not have the shape of the result.
         OutputError: If out is read-only or partly overlaps an operand.
     """
+    low, high = -inf if low is None else low, inf if high is None else high
     return _core.clip(x, low, high, out)

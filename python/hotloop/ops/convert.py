@@ -39,6 +39,15 @@ def check_dtype(op: str, dtype: np.dtype[Any]) -> None:
         )
 
 
+def check_mask(op: str, array: object) -> None:
+    """Raises for a masked array, whose mask a tensor cannot keep."""
+    if type(array) is not np.ndarray and isinstance(array, np.ma.MaskedArray):
+        raise DTypeError(
+            f"{op}: the array must have no mask, got a MaskedArray; "
+            "array.filled(value) puts a number where it masks"
+        )
+
+
 def clone(a: Tensor) -> Tensor:
     """A copy; the gradient passes through."""
     out = a._data.copy()
