@@ -174,22 +174,24 @@ template <class Near, int Inputs, class F>
   constexpr int lanes = V::lanes;
   const auto full = each_lane<Near>(scalar, f);
   std::int64_t i = 0;
-  const auto part = [&](int count) {
+  const auto part = [&](std::int64_t at, int count) {
     V v[Inputs];
-    for (int k = 0; k < Inputs; ++k) v[k] = simd::load_n(in[k] + i, count);
-    simd::store_n(out + i, apply<float>(full, v), count);
-    i += count;
+    for (int k = 0; k < Inputs; ++k) v[k] = simd::load_n(in[k] + at, count);
+    simd::store_n(out + at, apply<float>(full, v), count);
   };
   if (stream || n >= kAlignFrom * lanes) {
     const auto address = reinterpret_cast<std::uintptr_t>(out);
     const auto head = static_cast<std::int64_t>((-address & (simd::kBytes - 1)) / sizeof(float));
-    if (head > 0) part(static_cast<int>(head < n ? head : n));
+    if (head > 0) part(0, static_cast<int>(i = head < n ? head : n));
   }
-  while (i + lanes <= n) {
+  std::int64_t left = (n - i) / lanes;
+  auto [at, step] = walk(out, in, i, left);
+  i += left * lanes;
+  while (left > 0) {
     const Near near(scalar);
-    for (; i + lanes <= n; i += lanes) {
+    for (; left > 0; --left, at += step) {
       V v[Inputs];
-      for (int k = 0; k < Inputs; ++k) v[k] = simd::load(in[k] + i);
+      for (int k = 0; k < Inputs; ++k) v[k] = simd::load(in[k] + at);
       bool all_near;
       V y;
       if constexpr (Inputs == 1) {
@@ -201,14 +203,17 @@ template <class Near, int Inputs, class F>
       }
       if (!all_near) break;
       if (stream) {
-        simd::stream(out + i, y);
+        simd::stream(out + at, y);
       } else {
-        simd::store(out + i, y);
+        simd::store(out + at, y);
       }
     }
-    if (i + lanes <= n) part(lanes);
+    if (left > 0) {
+      part(at, lanes);
+      --left, at += step;
+    }
   }
-  if (i < n) part(static_cast<int>(n - i));
+  if (i < n) part(i, static_cast<int>(n - i));
 }
 
 template <class Near, int Inputs, class F>

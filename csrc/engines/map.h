@@ -35,6 +35,32 @@ template <class T, class F>
 // bytes off, and every vector would be written to two.
 constexpr std::int64_t kAlignFrom = 16;
 
+// The way over an operand's whole vectors: from the first of them up, or from the last down.
+struct Walk {
+  std::int64_t at, step;
+};
+
+// A load waits for an earlier store whose address agrees with its own in the last 12 bits. Where
+// the output lies less than half of 4 KB behind an input, modulo 4 KB, going up loads what was just
+// stored to in that sense, and going down does not (relu of 2^20 floats, 64 bytes behind: 50 us
+// against 65; sigmoid's gradient, 80 bytes behind: 73 against 112). Arrays from one heap lie so.
+template <int Inputs, class T>
+static inline Walk walk(const T* out, const T* const (&in)[Inputs], std::int64_t first,
+                        std::int64_t vectors) {
+  constexpr std::uintptr_t kAlike = 4096;
+  constexpr int lanes = simd::Vec<T>::lanes;
+  std::uintptr_t behind = kAlike, ahead = kAlike;
+  for (int k = 0; k < Inputs; ++k) {
+    const std::uintptr_t apart =
+        (reinterpret_cast<std::uintptr_t>(out) - reinterpret_cast<std::uintptr_t>(in[k])) % kAlike;
+    if (apart == 0) continue;
+    if (apart < behind) behind = apart;
+    if (kAlike - apart < ahead) ahead = kAlike - apart;
+  }
+  if (behind >= ahead) return {first, lanes};
+  return {first + (vectors - 1) * lanes, -lanes};
+}
+
 // n elements, every operand dense.
 template <int Inputs, class T, class F>
 [[gnu::always_inline]] static inline void map_dense(T* out, const T* const (&in)[Inputs],
@@ -52,14 +78,17 @@ template <int Inputs, class T, class F>
     const auto head = static_cast<std::int64_t>((-address & (simd::kBytes - 1)) / sizeof(T));
     if (head > 0) part(static_cast<int>(head < n ? head : n));
   }
-  for (; i + lanes <= n; i += lanes) {
+  const std::int64_t vectors = (n - i) / lanes;
+  auto [at, step] = walk(out, in, i, vectors);
+  i += vectors * lanes;
+  for (std::int64_t left = vectors; left > 0; --left, at += step) {
     simd::Vec<T> v[Inputs];
-    for (int k = 0; k < Inputs; ++k) v[k] = simd::load(in[k] + i);
+    for (int k = 0; k < Inputs; ++k) v[k] = simd::load(in[k] + at);
     const simd::Vec<T> y = apply<T>(f, v);
     if (stream) {
-      simd::stream(out + i, y);
+      simd::stream(out + at, y);
     } else {
-      simd::store(out + i, y);
+      simd::store(out + at, y);
     }
   }
   if (i < n) part(static_cast<int>(n - i));
