@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 benchmarks = pytest.importorskip("hotloop.benchmarks")
-from hotloop.benchmarks import report, summary  # noqa: E402
+from hotloop.benchmarks import ceilings, report, summary  # noqa: E402
 from hotloop.benchmarks.cases._rivals import as_array  # noqa: E402
 from hotloop.benchmarks.report import duration  # noqa: E402
 from hotloop.benchmarks.runner import Row, assert_equal_results  # noqa: E402
+from hotloop.benchmarks.worker import Worker  # noqa: E402
 
 TABLE = benchmarks.cases()
 
@@ -135,6 +136,77 @@ def test_a_timing_of_a_slow_spell_is_taken_again():
     (row,) = benchmarks.run([TABLE[0]], {"hotloop": _Rival(9.0, 8.0, 1.0)}, rounds=1, gauge=gauge)
     assert row.rounds["hotloop"] == [1.0]
     assert row.disturbed == 0
+
+
+def _memory_case(ceiling, over, size=32768):
+    def inputs(rng):
+        return {name: np.full(size, value, np.float32) for name, value in zip("abc", (1, 2, 0))}
+
+    return dataclasses.replace(
+        TABLE[0],
+        inputs=inputs,
+        contenders={"hotloop": lambda arrays: lambda: arrays["c"]},
+        ceiling=ceiling,
+        over=over,
+        bytes=4.0 * size * len(over),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "over", "found"),
+    [("read", ("a",), 0), ("copy", ("a", "c"), 1), ("copy_nt", ("b", "c"), 2),
+     ("add_nt", ("a", "b", "c"), 3)],
+)  # fmt: skip
+def test_a_ceiling_walks_the_cases_own_arrays(ceiling, over, found):
+    case = _memory_case(ceiling, over)
+    arrays = case.inputs(None)
+    call, share = ceilings.beside(case, arrays)
+    call()
+    skip = -arrays[over[-1]].ctypes.data % 64 // 4
+    whole = (len(arrays["c"]) - skip) // 8192 * 8192  # pieces of 32 KB
+    assert set(arrays["c"][skip : skip + whole]) == {found}
+    assert share == pytest.approx(len(arrays["c"]) / whole)
+
+
+def test_a_ceiling_over_arrays_that_do_not_fit_it_is_refused():
+    case = _memory_case("copy_nt", ("a", "b", "c"))
+    with pytest.raises(ValueError, match="must name one array for read, two for copy"):
+        ceilings.beside(case, case.inputs(None))
+
+
+def test_every_case_names_arrays_for_its_ceiling():
+    found = [case for case in TABLE if case.over]
+    assert {case.family for case in found} >= {"activation", "reduce", "dropout", "elementwise"}
+    number = {"read": 1, "copy": 2, "copy_nt": 2, "add_nt": 3}
+    for case in found:
+        assert len(case.over) == number[case.ceiling], case.key
+
+
+def test_a_worker_times_the_ceiling_between_its_own_calls():
+    worker = Worker("hotloop", 1)
+    worker.load(_memory_case("copy", ("a", "c")), "", ceiling=True)
+    times = worker.time(0.002)
+    assert set(times) == {"", "ceiling"}
+    assert min(times.values()) > 0
+    worker.load(_memory_case("copy", ("a", "c")), "")
+    assert set(worker.time(0.002)) == {""}
+
+
+def test_the_ceilings_time_comes_from_our_process():
+    class Ours(_Rival):
+        def load(self, case, result, ceiling=False):
+            assert ceiling
+
+        def time(self, seconds):
+            return {"": 2.0, "ceiling": 1.0}
+
+    class Ceiling(_Rival):
+        def load(self, case, result):
+            raise AssertionError("loaded")
+
+    case = _memory_case("copy", ("a", "c"))
+    (row,) = benchmarks.run([case], {"hotloop": Ours(), "ceiling": Ceiling()}, rounds=1)
+    assert row.times == {"hotloop": 2.0, "ceiling": 1.0}
 
 
 def test_a_row_without_a_quiet_timing_says_so():

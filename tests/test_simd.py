@@ -357,5 +357,7 @@ def test_probes_of_the_machine(level):
         out[:] = 7
         _core.probe_traffic(name, array, out)
         assert (out == 1).all()
+    _core.probe_traffic("add_nt", array, out, np.full_like(array, 2))
+    assert (out == 3).all()
     with pytest.raises(ValueError, match="multiple of 32768 bytes, got 16"):
         _core.probe_traffic("read", np.zeros(4, np.float32))

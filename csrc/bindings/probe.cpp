@@ -83,12 +83,14 @@ double fma_peak(double seconds, bool is_double) {
   return done / elapsed / 1e9;
 }
 
-// read: array; update: array in place; copy, copy_nt: from array to out. Whole pieces of 32 KB.
-std::int64_t traffic(const std::string& name, py::handle array_object, py::handle out_object) {
-  static constexpr const char* kNames[] = {"read", "copy", "copy_nt", "update"};
+// read: array; update: array in place; copy, copy_nt: from array to out; add_nt: array and second
+// to out. Whole pieces of 32 KB.
+std::int64_t traffic(const std::string& name, py::handle array_object, py::handle out_object,
+                     py::handle second_object) {
+  static constexpr const char* kNames[] = {"read", "copy", "copy_nt", "update", "add_nt"};
   std::int32_t kind = 0;
-  while (kind < 4 && name != kNames[kind]) ++kind;
-  if (kind == 4) throw std::invalid_argument("probe: unknown traffic " + name);
+  while (kind < 5 && name != kNames[kind]) ++kind;
+  if (kind == 5) throw std::invalid_argument("probe: unknown traffic " + name);
   const Traffic traffic = static_cast<Traffic>(kind);
   const Array array = in_place("probe", "array", array_object);
   const std::int64_t bytes = array.size * item_size(array.dtype);
@@ -99,7 +101,14 @@ std::int64_t traffic(const std::string& name, py::handle array_object, py::handl
   const std::int64_t units = bytes / kProbeBytes;
   std::vector<float> sums;
   Array out;
-  ProbeTrafficArgs args{array.as<float>(), array.as<float>(), traffic};
+  Array second = array;
+  if (traffic == Traffic::add_nt) {
+    second = in_place("probe", "second", second_object);
+    require_shape("probe", "second", second, array.shape_vector());
+    same_dtype("probe", "array", array, "second", second);
+    if (!second.contiguous()) throw ShapeError("probe: second must be dense");
+  }
+  ProbeTrafficArgs args{array.as<float>(), second.as<float>(), array.as<float>(), traffic};
   if (traffic == Traffic::read) {
     sums.resize(static_cast<std::size_t>(units));
     args.target = sums.data();
@@ -127,7 +136,8 @@ void bind_probe(py::module_& m) {
   m.def("probe_fma", &fma, py::arg("flops"), py::arg("is_double") = false);
   m.def("probe_fma_peak", &fma_peak, py::arg("seconds"), py::arg("is_double") = false);
   m.def("probe_dot", &dot, py::arg("flops"), py::arg("of_bytes") = false);
-  m.def("probe_traffic", &traffic, py::arg("name"), py::arg("array"), py::arg("out") = py::none());
+  m.def("probe_traffic", &traffic, py::arg("name"), py::arg("array"), py::arg("out") = py::none(),
+        py::arg("second") = py::none());
   py::list names;
 #define HOTLOOP_X(probe, value) names.append(#probe);
   HOTLOOP_PROBES(HOTLOOP_X)

@@ -110,10 +110,11 @@ HOTLOOP_KERNEL(probe_fma, ProbeFmaArgs)
 
 // Units of kProbeBytes of an array whose size is a multiple of it.
 inline constexpr std::int64_t kProbeBytes = 32768;
-enum class Traffic : std::int32_t { read, copy, copy_nt, update };
+enum class Traffic : std::int32_t { read, copy, copy_nt, update, add_nt };
 struct ProbeTrafficArgs {
-  const float* source;  // read, copy: from here
-  float* target;        // copy, update: to here; read: one element per unit
+  const float* source;  // read, copy, add: from here
+  const float* second;  // add_nt: the other term
+  float* target;        // copy, update, add: to here; read: one element per unit
   Traffic traffic;
 };
 HOTLOOP_KERNEL(probe_traffic, ProbeTrafficArgs)

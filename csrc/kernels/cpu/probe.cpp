@@ -149,6 +149,11 @@ void probe_traffic(const ProbeTrafficArgs& args, std::int64_t begin, std::int64_
       for (std::int64_t i = 0; i < unit_floats; i += lanes) {
         simd::stream(target + i, simd::load(source + i));
       }
+    } else if (args.traffic == Traffic::add_nt) {
+      const float* second = args.second + unit * unit_floats;
+      for (std::int64_t i = 0; i < unit_floats; i += lanes) {
+        simd::stream(target + i, simd::load(source + i) + simd::load(second + i));
+      }
     } else {
       const Vec<float> one = simd::set1<float>(1.0f);
       for (std::int64_t i = 0; i < unit_floats; i += lanes) {
@@ -156,7 +161,7 @@ void probe_traffic(const ProbeTrafficArgs& args, std::int64_t begin, std::int64_
       }
     }
   }
-  if (args.traffic == Traffic::copy_nt) simd::stream_fence();
+  if (args.traffic == Traffic::copy_nt || args.traffic == Traffic::add_nt) simd::stream_fence();
 }
 
 }  // namespace hotloop::HOTLOOP_LEVEL

@@ -15,8 +15,9 @@ Call = Callable[[], Any]
 Build = Callable[[Arrays], Call]
 
 # "plain" is hotloop's own plainer way: layers one by one, the direct algorithm.
+CEILING = "ceiling"
 CONTENDERS = (
-    *("hotloop", "plain", "numpy", "numpy-skylakex", "torch", "jax", "onnxruntime", "ceiling"),
+    *("hotloop", "plain", "numpy", "numpy-skylakex", "torch", "jax", "onnxruntime", CEILING),
 )
 
 
@@ -50,6 +51,9 @@ class Case:
     bytes: float = 0.0  # each tensor once
     touched: float = 0.0  # bytes of memory that an in-place ceiling walks, if not half of `bytes`
     ceiling: str = ""  # the probe that bounds it: fma, fma64, dot_bf16, dot_int8, read, copy, ...
+    # The arrays that a ceiling of memory walks, sources first: beside the case, in its process.
+    # Without them it walks arrays of its own.
+    over: tuple[str, ...] = ()
     rtol: float = 1e-4  # of the largest element
     compare: bool = True  # False where the result is random or a state that moves with each call
     target: Target | None = None

@@ -235,10 +235,14 @@ def markdown(rows: list[Row], about: dict[str, Any], processes: Sequence[str] = 
         "rival's name is its time over ours: above 1 hotloop is faster, below 1 it is slower. Of "
         "several variants (memory formats, fused or not) a rival's fastest is shown. `of ceiling` "
         "puts our time beside a loop that only computes (matrix products, convolutions) or only "
-        "moves the same bytes, timed in the same rounds. `plain` is our own plainer way: layers "
-        "one by one, the direct algorithm. `worst error` in ULP is the largest error over every "
-        "1,021st float32 there is, against float64; else it is a share of the largest element. "
-        "Before and after each timing a loop of multiply-adds tells whether the machine runs at "
+        "moves the same bytes, timed in the same rounds. Out of the caches, activations, "
+        "reductions, dropout and elementary functions have that loop over the case's own arrays, "
+        "in the case's own process, its samples between the case's: one array read, one copied to "
+        "another by stores around the caches, or, for gradients, two added into a third. "
+        "Elsewhere it has arrays of its own, of random numbers. `plain` is our own plainer way: "
+        "layers one by one, the direct algorithm. `worst error` in ULP is the largest error over "
+        "every 1,021st float32 there is, against float64; else it is a share of the largest "
+        "element. Before and after each timing a loop of multiply-adds tells whether the machine runs at "
         "its full rate; what falls into a slow spell is timed again, and † marks a row with "
         "timings that no better one could replace.",
     ]

@@ -91,12 +91,15 @@ class Rival:
         self._send(**command)
         return self._receive()
 
-    def load(self, case: Case, result: str) -> None:
-        """Builds the case and runs it once; the result goes to the file `result`."""
-        self._ask(do="load", family=case.family, key=case.key, result=result)
+    def load(self, case: Case, result: str, ceiling: bool = False) -> None:
+        """Builds the case and runs it once; the result goes to the file `result`.
+
+        With `ceiling` it times the ceiling too, over the same arrays.
+        """
+        self._ask(do="load", family=case.family, key=case.key, result=result, ceiling=ceiling)
 
     def time(self, seconds: float) -> dict[str, float]:
-        """Median seconds of a call, per variant."""
+        """Median seconds of a call, per variant, and the ceiling's where it was asked for."""
         times: dict[str, float] = self._ask(do="time", seconds=seconds)
         return times
 

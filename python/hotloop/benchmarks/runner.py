@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .case import Case
+from .case import CEILING, Case
 from .ceilings import share_of_probe
 from .gauge import Gauge
 from .rivals import BenchError, Rival
@@ -72,19 +72,23 @@ def assert_equal_results(case: Case, contender: str, ours: str, theirs: str) -> 
 def _load(case: Case, contenders: dict[str, Rival], row: Row, folder: str) -> dict[str, Rival]:
     """Those contenders that have the case, loaded and agreeing with us."""
     loaded: dict[str, Rival] = {}
+    beside = bool(case.over) and CEILING in contenders
     for name, rival in contenders.items():
-        if not (case.ceiling if name == "ceiling" else case.builds(name)):
+        if not (case.ceiling and not case.over if name == CEILING else case.builds(name)):
             continue
         result = os.path.join(folder, f"{name}.npz")
         try:
-            rival.load(case, result)
+            if beside and name == "hotloop":
+                rival.load(case, result, ceiling=True)
+            else:
+                rival.load(case, result)
         except BenchError as error:
             if name == "hotloop":
                 raise
             row.failures[name] = str(error)
             continue
         loaded[name] = rival
-        if name not in ("hotloop", "ceiling") and case.compare:
+        if name not in ("hotloop", CEILING) and case.compare:
             assert_equal_results(case, name, os.path.join(folder, "hotloop.npz"), result)
     return loaded
 
@@ -128,9 +132,11 @@ def run(
                 times, full = _time(rival, seconds, gauge)
                 row.disturbed += not full
                 for variant, taken in times.items():
-                    samples.setdefault((name, variant), []).append(taken)
+                    beside = name == "hotloop" and variant == CEILING
+                    key = (CEILING, "") if beside else (name, variant)
+                    samples.setdefault(key, []).append(taken)
         for (name, variant), taken_rounds in samples.items():
-            if name == "ceiling":
+            if name == CEILING:
                 taken_rounds = [taken * share_of_probe(case) for taken in taken_rounds]
             median = statistics.median(taken_rounds)
             if name not in row.times or median < row.times[name]:

@@ -18,11 +18,12 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .case import Call, Case
+from .case import CEILING, Call, Case
 from .cases import cases
 from .cases._rivals import as_array
 
@@ -48,19 +49,26 @@ def calibrate(call: Call, seconds: float) -> int:
     return loops
 
 
-def measure(call: Call, loops: int, seconds: float) -> float:
-    """Median seconds of one call, the cost of calling an empty function taken off."""
+def measure(calls: Sequence[tuple[Call, int]], seconds: float) -> list[float]:
+    """Median seconds of one call each, the cost of calling an empty function taken off.
+
+    With each call goes how often it is called for one sample; the samples of several calls
+    alternate.
+    """
     # Caches are cold and the clock is low after the stop: a warm-up first.
     warm = time.perf_counter() + seconds / 4
-    call()
+    for call, _ in calls:
+        call()
     while time.perf_counter() < warm:
-        _seconds(call, loops)
-    samples: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(samples) < 3 or (time.perf_counter() < end and len(samples) < 1000):
-        samples.append(_seconds(call, loops) / loops)
-    overhead = _seconds(_empty, 2000) / 2000 if samples[0] < 1e-4 else 0.0
-    return max(statistics.median(samples) - overhead, 1e-9)
+        for call, loops in calls:
+            _seconds(call, loops)
+    samples: list[list[float]] = [[] for _ in calls]
+    end = time.perf_counter() + seconds * len(calls)
+    while len(samples[0]) < 3 or (time.perf_counter() < end and len(samples[0]) < 1000):
+        for (call, loops), taken in zip(calls, samples):
+            taken.append(_seconds(call, loops) / loops)
+    overhead = _seconds(_empty, 2000) / 2000 if samples[0][0] < 1e-4 else 0.0
+    return [max(statistics.median(taken) - overhead, 1e-9) for taken in samples]
 
 
 class Worker:
@@ -70,6 +78,7 @@ class Worker:
         self.contender = contender
         self.calls: dict[str, Call] = {}
         self.loops: dict[str, int] = {}
+        self.ceiling: tuple[Call, float] | None = None  # over the case's own arrays
         self.version = self._prepare_library(threads)
 
     def _prepare_library(self, threads: int) -> str:
@@ -86,32 +95,49 @@ class Worker:
             library.set_num_threads(threads)
         return importlib.metadata.version(name)
 
-    def load(self, case: Case, result: str) -> list[str]:
-        """Builds the case's variants, runs each once, and writes the first result to a file."""
-        self.calls, self.loops = {}, {}
+    def load(self, case: Case, result: str, ceiling: bool = False) -> list[str]:
+        """Builds the case's variants, runs each once, and writes the first result to a file.
+
+        With `ceiling` the probe over the arrays of the first variant is timed as well.
+        """
+        self.calls, self.loops, self.ceiling = {}, {}, None
         gc.collect()
         for variant, build in case.builds(self.contender).items():
-            call = build(case.inputs(np.random.default_rng(SEED)))
-            arrays = as_array(call())
+            arrays = case.inputs(np.random.default_rng(SEED))
+            call = build(arrays)
+            results = as_array(call())
             self.calls[variant] = call
-            if result and case.compare and len(self.calls) == 1:
-                np.savez(result, *arrays)
+            if len(self.calls) == 1:
+                if result and case.compare:
+                    np.savez(result, *results)
+                if ceiling:
+                    from .ceilings import beside
+
+                    self.ceiling = beside(case, arrays)
         return list(self.calls)
 
     def load_ceiling(self, case: Case) -> list[str]:
         """The probe that bounds the case, over the same number of bytes."""
         from .ceilings import probe
 
-        self.calls, self.loops = {"": probe(case)}, {}
+        self.calls, self.loops, self.ceiling = {"": probe(case)}, {}, None
         return [""]
 
     def time(self, seconds: float) -> dict[str, float]:
         """Median seconds of each variant, in this round."""
-        times = {}
+        times: dict[str, float] = {}
         for variant, call in self.calls.items():
             if variant not in self.loops:
                 self.loops[variant] = calibrate(call, seconds)
-            times[variant] = measure(call, self.loops[variant], seconds)
+            pairs = [(call, self.loops[variant])]
+            if self.ceiling is None or times:
+                (times[variant],) = measure(pairs, seconds)
+            else:
+                probe, share = self.ceiling
+                if CEILING not in self.loops:
+                    self.loops[CEILING] = calibrate(probe, seconds)
+                ours, taken = measure([*pairs, (probe, self.loops[CEILING])], seconds)
+                times |= {variant: ours, CEILING: taken * share}
         return times
 
     def answer(self, command: dict[str, Any]) -> Any:
@@ -119,7 +145,7 @@ class Worker:
             (case,) = (case for case in cases([command["family"]]) if case.key == command["key"])
             if self.contender == "ceiling":
                 return self.load_ceiling(case)
-            return self.load(case, command["result"])
+            return self.load(case, command["result"], command["ceiling"])
         return self.time(command["seconds"])
 
 

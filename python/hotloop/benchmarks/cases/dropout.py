@@ -64,6 +64,7 @@ def _cases(bits: int) -> list[Case]:
         "inputs": inputs,
         "compare": False,
         "ceiling": "copy_nt" if bits > 22 else "",
+        "over": ("x", "out") if bits > 22 else (),
         "target": Target("torch", 5.0),
     }
     return [

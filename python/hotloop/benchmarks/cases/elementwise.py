@@ -49,7 +49,8 @@ def _binary(name: str, left: tuple[int, ...], right: tuple[int, ...], label: str
             ),
         },
         bytes=4.0 * (size + int(np.prod(left)) + int(np.prod(right))),
-        ceiling="update" if size >= _LARGE else "",
+        ceiling="add_nt" if size >= _LARGE and left == right else "",
+        over=("a", "b", "out") if size >= _LARGE and left == right else (),
         rtol=1e-5 if name == "pow" else 1e-6,
         target=Target("numpy", 1.0) if name == "add" and size <= 64 else None,
         quick=size <= 100,
@@ -84,6 +85,7 @@ def _unary(name: str, size: int) -> Case:
         contenders=contenders,
         bytes=8.0 * size,
         ceiling="copy_nt" if size >= _LARGE else "",
+        over=("x", "out") if size >= _LARGE else (),
         rtol=1e-5,
         ulp=name if name in REFERENCES and size < _LARGE else "",
     )
