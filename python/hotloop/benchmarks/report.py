@@ -242,9 +242,9 @@ def markdown(rows: list[Row], about: dict[str, Any], processes: Sequence[str] = 
         "Elsewhere it has arrays of its own, of random numbers. `plain` is our own plainer way: "
         "layers one by one, the direct algorithm. `worst error` in ULP is the largest error over "
         "every 1,021st float32 there is, against float64; else it is a share of the largest "
-        "element. Before and after each timing a loop of multiply-adds tells whether the machine runs at "
-        "its full rate; what falls into a slow spell is timed again, and † marks a row with "
-        "timings that no better one could replace.",
+        "element. Before and after each timing a loop of multiply-adds tells whether the machine "
+        "runs at its full rate; what falls into a slow spell is timed again, and † marks a row "
+        "with timings that no better one could replace.",
     ]
     dates = sorted({row.date for row in rows})
     if len(dates) > 1:
