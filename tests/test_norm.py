@@ -183,6 +183,42 @@ def test_results_keep_the_memory_order(dtype, rng):
             assert y.strides == dx.strides == held.strides
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (3, 65, 7), (4, 130, 9, 5), (2, 300, 40, 3)], ids=str)
+def test_the_gradient_through_a_relu_in_one_pass(level, dtype, shape, rng):
+    """As of two kernels: the same bits, whatever the memory; NaN and infinities pass alike."""
+    x, dy, weight, bias = data(shape, dtype, rng)
+    x[0, 1], x[0, 2, ...] = np.nan, np.inf
+    for affine, training in (((weight, bias), True), ((weight, None), True), ((None, None), False)):
+        for turned in (channels_last, np.ascontiguousarray):
+            xh, dyh = turned(x), turned(dy)
+            running = () if training else (np.zeros_like(bias), np.ones_like(bias))
+            y, mean, rstd = kernels.batch_norm(
+                xh, *affine, *running, training=training, activation="relu", return_stats=True
+            )
+            given = (xh, affine[0], mean, rstd)
+            expected = kernels.batch_norm_backward(
+                kernels.relu_backward(dyh, y), *given, training=training
+            )
+            how = {"training": training, "activation": "relu", "bias": affine[1]}
+            in_place = dyh.copy(order="K")
+            strided = empty_with_layout(shape, dtype, "strided")
+            for dy_held, out in ((dyh, None), (in_place, in_place), (dyh, strided)):
+                found = kernels.batch_norm_backward(dy_held, *given, **how, out=out)
+                for one, other in zip(found, expected):
+                    assert_same(one, other)
+
+
+def test_backward_takes_relu_alone(rng):
+    x, dy, weight, bias = data((4, 3), np.float32, rng)
+    _, mean, rstd = kernels.batch_norm(x, weight, bias, training=True, return_stats=True)
+    with pytest.raises(ValueError, match="activation must be None, or .*got 'tanh'"):
+        kernels.batch_norm_backward(dy, x, weight, mean, rstd, activation="tanh")
+    with pytest.raises(ValueError, match="bias"):
+        kernels.batch_norm_backward(
+            dy, x, weight, mean, rstd, activation="relu", bias=np.zeros(4, np.float32)
+        )
+
+
 def test_running_statistics(level, dtype, rng):
     for shape in ((8, 6), (4, 6, 5), (3, 6, 4, 5)):
         x, dy, weight, bias = data(shape, dtype, rng)

@@ -324,7 +324,8 @@ py::object forward(const Setting& setting, py::handle x_object, py::handle weigh
 
 py::object backward(const Setting& setting, py::handle dy_object, py::handle x_object,
                     py::handle weight_object, py::handle mean_object, py::handle rstd_object,
-                    py::handle layout, py::handle out_object) {
+                    py::handle layout, py::handle out_object, py::handle activation = py::none(),
+                    py::handle bias_object = py::none()) {
   const char* op = setting.op;
   const Call call(op);
   const Array x = input(op, "x", x_object);
@@ -337,6 +338,14 @@ py::object backward(const Setting& setting, py::handle dy_object, py::handle x_o
   Shape statistics;
   NormArgs args = begin(setting, image, x, &statistics);
   const Array weight = vector(op, "weight", weight_object, x, {image.c});
+  const FusedActivation fused = parse_activation(op, activation);
+  if (fused.kind != Activation::none && (fused.kind != Activation::relu || call.on_gpu())) {
+    throw std::invalid_argument(
+        std::string(op) + ": activation must be None, or \"relu\" on the CPU, got " +
+        py::repr(activation).cast<std::string>() + "; call its backward kernel first");
+  }
+  const bool masked = fused.kind == Activation::relu;
+  const Array bias = vector(op, "bias", masked ? bias_object : py::handle(Py_None), x, {image.c});
   const Array mean = vector(op, "mean", mean_object, x, statistics);
   const Array rstd = vector(op, "rstd", rstd_object, x, statistics);
   if (!mean.data || !rstd.data) {
@@ -347,6 +356,7 @@ py::object backward(const Setting& setting, py::handle dy_object, py::handle x_o
   no_overlap(op, out, "dy", dy, Overlap::same_allowed);
   no_overlap(op, out, "x", x, Overlap::same_allowed);
   apart(op, out, "weight", weight);
+  apart(op, out, "bias", bias);
   apart(op, out, "mean", mean);
   apart(op, out, "rstd", rstd);
   const Array dweight = dense(op, x.dtype, {image.c}), dbias = dense(op, x.dtype, {image.c});
@@ -365,6 +375,8 @@ py::object backward(const Setting& setting, py::handle dy_object, py::handle x_o
   args.mean = mean.data;
   args.rstd = rstd.data;
   args.moments = nullptr;
+  args.activation = fused.kind;
+  args.bias = bias.data;
   args.constant = !setting.from_input;
   args.dweight = dweight.data;
   args.dbias = dbias.data;
@@ -388,12 +400,13 @@ void bind_norm(py::module_& module) {
                return forward({"batch_norm", Kind::batch, 0, training}, x, weight, bias, mean, var,
                               momentum, eps, residual, activation, layout, return_stats, out);
              });
-  module.def("batch_norm_backward",
-             [](py::handle dy, py::handle x, py::handle weight, py::handle mean, py::handle rstd,
-                bool training, py::handle layout, py::handle out) {
-               return backward({"batch_norm_backward", Kind::batch, 0, training}, dy, x, weight,
-                               mean, rstd, layout, out);
-             });
+  module.def(
+      "batch_norm_backward",
+      [](py::handle dy, py::handle x, py::handle weight, py::handle mean, py::handle rstd,
+         bool training, py::handle activation, py::handle bias, py::handle layout, py::handle out) {
+        return backward({"batch_norm_backward", Kind::batch, 0, training}, dy, x, weight, mean,
+                        rstd, layout, out, activation, bias);
+      });
   module.def("instance_norm",
              [](py::handle x, py::handle weight, py::handle bias, py::handle mean, py::handle var,
                 double momentum, double eps, py::handle residual, py::handle activation,

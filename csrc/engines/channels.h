@@ -40,7 +40,7 @@ template <class T>
   return static_cast<T*>(data) + n * strides.n + s * strides.s + c * strides.c;
 }
 
-enum Coefficient { kCenter, kScale, kShift, kSlope };
+enum Coefficient { kCenter, kScale, kShift, kSlope, kBias, kCoefficients };
 
 template <class T>
 [[gnu::always_inline]] static inline T* coefficient(const NormArgs& args, Coefficient which,

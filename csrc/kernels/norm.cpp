@@ -65,7 +65,7 @@ void lay_out(NormArgs& args, void* workspace, bool backward) {
     return part;
   };
   if (backward) args.sums = static_cast<double*>(take(2 * args.sets * args.c * 8));
-  args.coefficients = take(4 * args.sets * args.c * item(args.dtype));
+  args.coefficients = take(5 * args.sets * args.c * item(args.dtype));
   args.partials = take(2 * args.chunks_n * args.chunks_s * args.c * item(args.dtype));
 }
 
@@ -111,7 +111,7 @@ std::size_t norm_workspace(const NormArgs& given, bool backward) {
   NormArgs args = given;
   choose_chunks(args);
   const std::int64_t chunks = args.chunks_n * args.chunks_s;
-  std::int64_t bytes = (4 * args.sets + 2 * chunks) * args.c * item(args.dtype) + 3 * 64;
+  std::int64_t bytes = (5 * args.sets + 2 * chunks) * args.c * item(args.dtype) + 3 * 64;
   if (backward) bytes += 2 * args.sets * args.c * 8;
   return static_cast<std::size_t>(bytes);
 }

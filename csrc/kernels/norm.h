@@ -35,7 +35,7 @@ struct NormArgs {
   const void* weight;  // dense; null: 1
   const void* bias;    // dense; null: 0
   double eps;
-  Activation activation;
+  Activation activation;  // backward: none, or relu, whose 0s in y are found by x once more
   double alpha;
   void* mean;  // one for each statistic
   void* rstd;
@@ -49,7 +49,7 @@ struct NormArgs {
   std::int64_t piece;  // positions of a unit of norm_apply
   std::int64_t parts;  // ranges of units that norm_apply walks backwards: for speed alone
   void* partials;      // forward: mean, then squares; backward: sums of dy, then of dy (x - mean)
-  void* coefficients;  // [center, scale, shift, slope][sets][c]
+  void* coefficients;  // [center, scale, shift, slope, bias][sets][c]
   double* sums;        // backward: [dbias, dweight][sets][c]
   void* scratch;       // CUDA alone
 };

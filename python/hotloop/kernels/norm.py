@@ -94,10 +94,12 @@ def batch_norm_backward(
     rstd: Array,
     *,
     training: bool = True,
+    activation: Literal["relu"] | None = None,
+    bias: Array | None = None,
     layout: Layout = "NCHW",
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """The gradients of `batch_norm` without residual and activation.
+    """The gradients of `batch_norm` without residual; with activation None or "relu".
 
     With x^ = (x - mean) * rstd: dweight = sum(dy * x^), dbias = sum(dy), dx = weight * rstd *
     (dy - mean(dy) - x^ * mean(dy * x^)), or weight * rstd * dy where the statistics were constants.
@@ -109,6 +111,9 @@ def batch_norm_backward(
         mean: (c,), from ``batch_norm(..., return_stats=True)``.
         rstd: likewise.
         training: whether the statistics were x's own.
+        activation: what the forward kernel was given: "relu" (on the CPU) lets dy pass where y > 0,
+            which is found by x: y is not needed.
+        bias: likewise; only "relu" asks for it.
         layout: where the channels are among the axes.
         out: where dx goes; may be dy or x.
 
@@ -119,9 +124,10 @@ def batch_norm_backward(
         ShapeError: arrays that do not fit together.
         DTypeError: arrays that are no float arrays or of different dtypes.
         OutputError: out is read-only or overlaps an input without being it.
+        ValueError: another activation.
     """
     result: tuple[Array, Array, Array] = _core.batch_norm_backward(
-        dy, x, weight, mean, rstd, training, layout, out
+        dy, x, weight, mean, rstd, training, activation, bias, layout, out
     )
     return result
 

@@ -92,14 +92,18 @@ def batch_norm_relu(
         return wrap(y)
     guard = (input,) if weight is None else (input, weight)
     there = (weight is not None, bias is not None)
-    saved = (input._data, _array(weight), there, mean, rstd, training, y)
+    # The walk back finds by x, in the same bits, where y is 0. PyTorch lets the bias be overwritten
+    # meanwhile, and its gradient is that of the old one: a copy.
+    kept = None if bias is None else bias._data.copy()
+    saved = (input._data, _array(weight), there, mean, rstd, training, kept)
     return record(y, _batch_norm_relu_backward, inputs, saved, guard, guard_output=True)
 
 
 def _batch_norm_relu_backward(node: Node, dy: Array) -> tuple[Array | None, ...]:
-    xa, wa, there, mean, rstd, training, y = node.saved
-    dz = kernels.relu_backward(dy, y)
-    grads = kernels.batch_norm_backward(dz, xa, wa, mean, rstd, training=training, out=dz)
+    xa, wa, there, mean, rstd, training, ba = node.saved
+    grads = kernels.batch_norm_backward(
+        dy, xa, wa, mean, rstd, training=training, activation="relu", bias=ba
+    )
     return _present(there, grads)
 
 
