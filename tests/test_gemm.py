@@ -51,6 +51,8 @@ def test_exact_at_the_edges_of_tiles(level, dtype, trans, rng):
         (8, 300, 2100, "nt"),  # dots
         (1, 5000, 70, "nn"),  # rows
         (14, 600, 900, "nn"),  # rows, several of them
+        (8, 1088, 3001, "nn"),  # eight rows, with B from memory
+        (66, 192, 1500, "nn"),  # panels that the first tile packs
         (900, 1, 700, "nn"),  # a column of results: the transposed product
         (900, 1, 700, "tn"),
     ],
@@ -283,6 +285,16 @@ def test_threads_that_share_panels(level, dtype, shape, rng):
     assert_same_bits(lambda: gemm(a, b[:65], trans_b=True))
 
 
+@pytest.mark.parametrize("m", [48, 49, 53, 54, 55, 66])
+def test_panels_that_a_tile_packs_on_its_way(level, dtype, m, rng):
+    """B with steps of its own between and in the rows, forward and backward, ends in mid-panel."""
+    b = integers(rng, (611, 420), dtype)
+    for part in (b[:, :300], b[::-1, 64:256], b[:600, 1:417], b[:, ::-1][:, :130], b[:, ::2]):
+        a = integers(rng, (m, part.shape[0]), dtype)
+        np.testing.assert_array_equal(gemm(a, part), a @ part)
+        np.testing.assert_array_equal(gemm(a.T.copy(), part, trans_a=True), a @ part)
+
+
 @pytest.mark.parametrize("shape", [(64, 64, 64), (33, 65, 97), (16, 400, 30), (130, 20, 50)])
 @pytest.mark.parametrize("trans", ["nn", "nt", "tn", "tt"])
 def test_small_products_of_several_threads(level, dtype, shape, trans, rng):
@@ -462,6 +474,8 @@ def test_values(level, dtype, shape, rng):
         ((64, 6000), (6000, 50)),
         ((1, 3000), (3000, 3000)),
         ((5, 64, 300), (5, 300, 130)),
+        ((8, 3100), (3100, 1120)),
+        ((131, 1030), (1030, 700)),
     ],
 )
 def test_the_bits_do_not_depend_on_threads(level, shape_a, shape_b, rng):
@@ -473,7 +487,7 @@ def test_the_bits_do_not_depend_on_threads(level, shape_a, shape_b, rng):
 GUARDED = """
 from hotloop.kernels import gemm, gemm_pack, linear_backward
 SIZES = ((1, 3, 5), (1, 70, 33), (2, 67, 9), (4, 17, 300), (7, 1, 13), (9, 33, 3), (30, 65, 18),
-         (50, 70, 515), (13, 31, 2100))
+         (50, 70, 515), (13, 31, 2100), (62, 129, 705))
 rng = np.random.default_rng(0)
 for level in LEVELS:
     with force_isa(level):

@@ -24,10 +24,23 @@ void tile_rows_of_block(const GemmArgs& g, const T* a, Tile<T> tile, std::int64_
     for (std::int64_t i = 0; i < high; ++i) rows[i] = a + (row + i) * g.p.a.row_step;
     tile.rows = rows;
     run_tile(tile, static_cast<int>(high), static_cast<int>(columns));
+    if (tile.keep) {
+      tile.b = tile.keep;
+      tile.b_step = kTileColumns<T>;
+      tile.keep = nullptr;
+    }
     tile.c += high * tile.ldc;
     if (tile.from) tile.from += high * tile.from_step;
     row += high;
   }
+}
+
+// Whether the first tile of a panel of B leaves it packed for the others: one of full size.
+template <class T>
+inline bool packs_on_the_way(const GemmArgs& g, std::int64_t count, std::int64_t columns) {
+  const std::int64_t tiles = (count + kTileRows - 1) / kTileRows;
+  return g.p.b.column_step == 1 && columns == kTileColumns<T> && g.column_block == columns &&
+         tiles > 1 && (count + tiles - 1) / tiles == kTileRows;
 }
 
 // One to three columns beside full tiles would take a third of a tile's time: dot products with the
@@ -126,13 +139,17 @@ void tiles_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     tile.fetch = g.fetch;
     if (g.slots) {
       T* slot = reinterpret_cast<T*>(g.slots + g.slot_bytes * g.slot());
-      if (panel != in_slot) {
-        pack_block<T>(b, p.b.row_step, p.b.column_step, tile.depth, columns, slot, g.column_block,
-                      columns);
-        in_slot = panel;
+      if (panel != in_slot && packs_on_the_way<T>(g, count, columns)) {
+        tile.keep = slot;
+      } else {
+        if (panel != in_slot) {
+          pack_block<T>(b, p.b.row_step, p.b.column_step, tile.depth, columns, slot, g.column_block,
+                        columns);
+        }
+        b = slot;
+        tile.b_step = g.column_block;
       }
-      b = slot;
-      tile.b_step = g.column_block;
+      in_slot = panel;
     }
     tile.alpha = static_cast<T>(p.alpha);
     tile.beta = static_cast<T>(p.beta);
