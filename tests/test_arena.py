@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 
 import numpy as np
@@ -51,6 +52,20 @@ def test_memory_goes_back_and_is_used_again():
     y = uniform(10_001)  # of a like size
     assert y.ctypes.data == address
     assert stats()["cache_hits"] > before["cache_hits"]
+
+
+def test_large_arrays_lie_apart_modulo_4_kb():
+    if not keeps():
+        pytest.skip("built to keep nothing")
+    _core.arena_trim()  # new ones each: a kept one stays where it is
+    arrays = [uniform(1_000_000) for _ in range(4)]
+    places = sorted(x.ctypes.data % 4096 for x in arrays)
+    assert min(b - a for a, b in itertools.pairwise(places)) >= 512
+    for x in arrays:
+        x[...] = 1  # to the last byte
+    del arrays, x
+    _core.arena_trim()
+    assert stats()["cached_bytes"] == 0
 
 
 def test_trim_gives_back():

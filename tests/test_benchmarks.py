@@ -13,6 +13,7 @@ import pytest
 benchmarks = pytest.importorskip("hotloop.benchmarks")
 from hotloop.benchmarks import ceilings, report, summary  # noqa: E402
 from hotloop.benchmarks.cases._rivals import as_array  # noqa: E402
+from hotloop.benchmarks.placement import placed  # noqa: E402
 from hotloop.benchmarks.report import duration  # noqa: E402
 from hotloop.benchmarks.runner import Row, assert_equal_results  # noqa: E402
 from hotloop.benchmarks.worker import Worker  # noqa: E402
@@ -207,6 +208,22 @@ def test_the_ceilings_time_comes_from_our_process():
     case = _memory_case("copy", ("a", "c"))
     (row,) = benchmarks.run([case], {"hotloop": Ours(), "ceiling": Ceiling()}, rounds=1)
     assert row.times == {"hotloop": 2.0, "ceiling": 1.0}
+
+
+def test_large_arrays_are_placed_apart():
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal((600, 500), dtype=np.float32) for name in "abcd"}
+    small, turned = np.arange(10.0), np.ones((600, 500)).T
+    found = placed({**arrays, "list": [arrays["a"], small], "turned": turned, "other": "text"})
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].flags.writeable
+        assert found[name].ctypes.data % 64 == 0
+    assert len({found[name].ctypes.data % 4096 for name in arrays}) == 4
+    np.testing.assert_array_equal(found["list"][0], arrays["a"])
+    assert found["list"][1] is small
+    assert found["turned"] is turned
+    assert found["other"] == "text"
 
 
 def test_a_row_without_a_quiet_timing_says_so():

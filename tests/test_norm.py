@@ -211,7 +211,7 @@ def test_the_gradient_through_a_relu_in_one_pass(level, dtype, shape, rng):
 def test_backward_takes_relu_alone(rng):
     x, dy, weight, bias = data((4, 3), np.float32, rng)
     _, mean, rstd = kernels.batch_norm(x, weight, bias, training=True, return_stats=True)
-    with pytest.raises(ValueError, match="activation must be None, or .*got 'tanh'"):
+    with pytest.raises(ValueError, match=r"activation must be None, or .*got 'tanh'"):
         kernels.batch_norm_backward(dy, x, weight, mean, rstd, activation="tanh")
     with pytest.raises(ValueError, match="bias"):
         kernels.batch_norm_backward(

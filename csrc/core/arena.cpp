@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 #include <new>
@@ -92,10 +93,23 @@ std::size_t class_bytes(std::size_t bytes, int* index) {
   return rounded;
 }
 
+#if defined(__linux__) && HOTLOOP_ARENA_KEEPS
+// How far into its first page a mapped block begins, in turn. Arrays at one place modulo 4 KB hold
+// each other up: relu of 2^24 floats takes 1.63 ms from such a one to another, 1.45 ms from one
+// 2 KB apart and 1.50 ms from one 1 KB apart (Zen 4, stores around the caches).
+std::size_t next_shift() {
+  static constexpr std::size_t kShifts[] = {0, 2048, 1024, 3072, 512, 2560, 1536, 3584};
+  static std::atomic<unsigned> count{0};
+  return kShifts[count.fetch_add(1, std::memory_order_relaxed) % 8];
+}
+#endif
+
 Header* ask_system(std::size_t bytes) {
 #if defined(__linux__) && HOTLOOP_ARENA_KEEPS
   if (bytes >= kHugePage) {
     // Mapped with room to cut out a part that begins on a huge page.
+    const std::size_t shift = next_shift();
+    bytes += shift;
     const std::size_t whole = bytes + kHugePage;
     void* start = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (start == MAP_FAILED) return nullptr;
@@ -109,7 +123,7 @@ Header* ask_system(std::size_t bytes) {
       munmap(reinterpret_cast<void*>(aligned + length), whole - front - length);
     }
     madvise(reinterpret_cast<void*>(aligned), length, MADV_HUGEPAGE);
-    Header* header = new (reinterpret_cast<void*>(aligned)) Header{};
+    Header* header = new (reinterpret_cast<void*>(aligned + shift)) Header{};
     header->bytes = length;
     header->mapped = true;
     return header;
@@ -125,7 +139,8 @@ Header* ask_system(std::size_t bytes) {
 void give_back(Header* header) {
 #if defined(__linux__)
   if (header->mapped) {
-    munmap(header, header->bytes);
+    const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(header);
+    munmap(reinterpret_cast<void*>(address / kHugePage * kHugePage), header->bytes);
     return;
   }
 #endif

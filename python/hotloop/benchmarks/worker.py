@@ -26,6 +26,7 @@ import numpy as np
 from .case import CEILING, Call, Case
 from .cases import cases
 from .cases._rivals import as_array
+from .placement import placed
 
 SEED = 20
 
@@ -103,7 +104,7 @@ class Worker:
         self.calls, self.loops, self.ceiling = {}, {}, None
         gc.collect()
         for variant, build in case.builds(self.contender).items():
-            arrays = case.inputs(np.random.default_rng(SEED))
+            arrays = placed(case.inputs(np.random.default_rng(SEED)))
             call = build(arrays)
             results = as_array(call())
             self.calls[variant] = call
