@@ -185,7 +185,7 @@ template <class Near, int Inputs, class F>
     if (head > 0) part(0, static_cast<int>(i = head < n ? head : n));
   }
   std::int64_t left = (n - i) / lanes;
-  auto [at, step] = walk(out, in, i, left);
+  auto [at, step] = walk(out, in, all_move<Inputs>(), i, left);
   i += left * lanes;
   while (left > 0) {
     const Near near(scalar);
