@@ -19,7 +19,6 @@ this script and measures nothing.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import hashlib
 import json
 import os
@@ -103,49 +102,24 @@ class Device:
             raise RuntimeError(hl.cuda.unavailable_reason())
         self.emulated = bool(_core.cuda_is_emulated())
         self.core = _core
-        self.library: Any = None
-        with open("/proc/self/maps", encoding="utf-8") as maps:
-            paths = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/")}
-        for path in sorted(paths):
-            if ".so" in path and "hotloop" in path and "_core" not in path:
-                library = ctypes.CDLL(path)
-                if hasattr(library, "hotloop_cuda_graph_begin"):
-                    self.library = library
-        if self.library is None:
-            raise RuntimeError("the CUDA library has no hotloop_cuda_graph_begin: rebuild it")
 
     def put(self, array: np.ndarray) -> Any:
         return self.core.cuda_array(np.ascontiguousarray(array), 0)
 
-    def capture(self, call: Any) -> ctypes.c_void_p:
-        """What the call gives to the stream, as a graph. RuntimeError: it did what it must not."""
-        made = ctypes.c_void_p()
-        code = self.library.hotloop_cuda_graph_begin(0)
-        if code:
-            raise RuntimeError(f"capture: CUDA error {code}")
+    def capture(self, call: Any) -> Any:
+        """What the call gives to the stream, as a graph; DeviceError: it does what it must not."""
+        graph = self.core.CudaGraph(0)
+        graph.begin()
         try:
             kept = call()
         finally:
-            code = self.library.hotloop_cuda_graph_end(0, ctypes.byref(made))
+            graph.end()
         del kept
-        if code:
-            raise RuntimeError(f"capture: CUDA error {code}; it allocates, waits or reads back")
-        return made
+        return graph
 
-    def milliseconds(self, graphs: list[ctypes.c_void_p], times: int) -> float:
+    def milliseconds(self, graphs: list[Any], times: int) -> float:
         """Of one replay."""
-        array = (ctypes.c_void_p * len(graphs))(*graphs)
-        spent = ctypes.c_float()
-        code = self.library.hotloop_cuda_graph_run(
-            0, array, len(graphs), times, ctypes.byref(spent)
-        )
-        if code:
-            raise RuntimeError(f"replay: CUDA error {code}")
-        return spent.value / times
-
-    def free(self, graphs: list[ctypes.c_void_p]) -> None:
-        for graph in graphs:
-            self.library.hotloop_cuda_graph_free(graph)
+        return float(self.core.CudaGraph.milliseconds(graphs, times)) / times
 
 
 def dry() -> bool:
@@ -184,12 +158,9 @@ def time_ours(device: Device, case: Any, rounds: int) -> Record:
     for arrays in inputs:
         case.call(*arrays)  # fills the cache of memory
     graphs = [device.capture(lambda arrays=arrays: case.call(*arrays)) for arrays in inputs]
-    try:
-        once = device.milliseconds(graphs, sets)
-        times = sets if device.emulated else int(np.clip(20.0 / max(once, 1e-3), 20, 2000))
-        found = summary([device.milliseconds(graphs, times) for _ in range(rounds)])
-    finally:
-        device.free(graphs)
+    once = device.milliseconds(graphs, sets)
+    times = sets if device.emulated else int(np.clip(20.0 / max(once, 1e-3), 20, 2000))
+    found = summary([device.milliseconds(graphs, times) for _ in range(rounds)])
     if case.flops:
         found["tflops"] = case.flops / found["ms"] * 1e-9
     if case.bytes:
@@ -314,7 +285,7 @@ def run_steps() -> None:
                 graph = device.capture(lambda step=step, kept=kept: kept.append(step()))
                 record["graph_ms"] = device.milliseconds([graph], repeats)
                 record["last_loss"] = float(kept[0].item())
-                device.free([graph])
+                del graph
                 if record["crossings"]:
                     record["failure"] = f"{record['crossings']} crossings in a step, 0 expected"
                 elif not record["last_loss"] < record["first_loss"]:

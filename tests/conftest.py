@@ -43,6 +43,15 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 level = level_fixture(LEVELS)
 
 
+@pytest.fixture(scope="module")
+def cuda() -> Iterator[None]:
+    """Device "cuda", emulated or real: for modules with `pytest.mark.usefixtures("cuda")`."""
+    import cuda_library
+
+    with cuda_library.cuda_devices():
+        yield
+
+
 @pytest.fixture(params=THREADS)
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Runs the test with each number of threads. assert_same_bits is cheaper for one call."""

@@ -331,7 +331,18 @@ class RandomArgs(ctypes.Structure):
         ("stream", ctypes.c_uint64),
         ("shift", F64),
         ("scale", F64),
-        ("counter", PTR),
+        ("draws", PTR),
+    ]
+
+
+class PermutationArgs(ctypes.Structure):
+    _fields_ = [
+        ("order", PTR),
+        ("size", I64),
+        ("seed", ctypes.c_uint64),
+        ("stream", ctypes.c_uint64),
+        ("draws", PTR),
+        ("scratch", PTR),
     ]
 
 
@@ -345,7 +356,7 @@ class DropoutArgs(ctypes.Structure):
         ("stream", ctypes.c_uint64),
         ("threshold", ctypes.c_uint64),
         ("scale", F64),
-        ("counter", PTR),
+        ("draws", PTR),
         ("stream_stores", ctypes.c_bool),
     ]
 

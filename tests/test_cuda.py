@@ -8,7 +8,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -21,11 +20,7 @@ from hotloop.device_array import DeviceArray
 
 SIZES = [(), (0,), (1,), (3,), (4,), (1023,), (5, 7), (2, 3, 4), (33, 16)]
 
-
-@pytest.fixture(autouse=True, scope="module")
-def device() -> Iterator[None]:
-    with cuda_library.cuda_devices():
-        yield
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 # ---- the device ---------------------------------------------------------------------------------

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
-import cuda_library
 import hotloop as hl
 from cuda_library import put
 from hotloop.device_array import DeviceArray
 
 k = hl.kernels
 
-
-@pytest.fixture(autouse=True, scope="module")
-def device() -> Iterator[None]:
-    with cuda_library.cuda_devices():
-        yield
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 def same(function, *arrays, atol=2e-5, **settings):
@@ -80,6 +73,26 @@ def test_conv2d(normal, layout):
     dy = normal(*y.shape)
     same(lambda dy, w: k.conv2d_backward_input(dy, w, x.shape, **how), dy, w)
     same(lambda dy, x: k.conv2d_backward_weight(dy, x, w.shape, **how), dy, x, atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("activation", [None, "relu", "tanh"])
+def test_residuals_of_convolutions(normal, groups, activation):
+    x, w, b = normal(2, 8, 6, 7), normal(12, 8 // groups, 3, 3), normal(12)
+    how = {"padding": 1, "groups": groups, "activation": activation}
+    residual = normal(2, 12, 6, 7)
+    last = np.ascontiguousarray(residual.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    for r in (residual, last, normal(2, 12, 12, 7)[:, :, ::2], normal(1, 12, 1, 7)):
+        r = np.broadcast_to(r, residual.shape)
+        same(lambda x, w, b, r: k.conv2d(x, w, b, residual=r, **how), x, w, b, r)
+    same(lambda x, w, r: k.conv1d(x, w, residual=r), normal(2, 3, 9), normal(5, 3, 3),
+         normal(2, 5, 7))  # fmt: skip
+    with pytest.raises(hl.DeviceError, match="x and residual must lie on one device"):
+        k.conv2d(put(x), put(w), put(b), residual=residual, **how)
+    with pytest.raises(hl.ShapeError, match="residual"):
+        k.conv2d(put(x), put(w), put(b), residual=put(residual[:1]), **how)
+    with pytest.raises(hl.OutputError, match="overlap"):
+        k.conv2d(put(x), put(w), residual=(r := put(residual)), out=r, **how)
 
 
 def test_other_convolutions(normal):
@@ -211,3 +224,39 @@ def test_random_numbers_into_out(dtype, name):
     want = getattr(k, name)(**settings, dtype=dtype)
     assert got is out
     np.testing.assert_allclose(got._to_host(), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 700])
+def test_permutations_into_out(n):
+    key = k.random_key()
+    want = k.permutation(n, key=key)
+    out = put(np.zeros(n, "i8"))
+    assert k.permutation(n, key=key, out=out) is out
+    np.testing.assert_array_equal(out._to_host(), want)
+    wide = put(np.zeros(2 * n, "i8"))
+    assert k.permutation(n, key=key, out=wide[::2]).shape == (n,)
+    np.testing.assert_array_equal(wide._to_host()[::2], want)
+
+
+def test_wrong_outs_of_permutations():
+    with pytest.raises(hl.DTypeError, match="permutation: out must be int64, got int32"):
+        k.permutation(3, out=put(np.zeros(3, "i4")))
+    with pytest.raises(hl.ShapeError, match=r"permutation: out must have shape \(3,\), got \(4,\)"):
+        k.permutation(3, out=put(np.zeros(4, "i8")))
+
+
+@pytest.mark.parametrize("make", [
+    lambda d: hl.rand(5, 7, device=d), lambda d: hl.randn(70, dtype=np.float64, device=d),
+    lambda d: hl.randperm(300, device=d), lambda d: hl.randint(3, 9, (50,), device=d),
+    lambda d: hl.rand_like(hl.ones(9, device=d)), lambda d: hl.randn_like(hl.ones(9, device=d)),
+    lambda d: hl.bernoulli(hl.ones(200, device=d) * 0.4),
+    lambda d: hl.bernoulli(hl.ones(200, device=d), 0.3),
+])  # fmt: skip
+def test_random_tensors_are_those_of_the_cpu(make):
+    hl.seed(8)
+    want = make("cpu")
+    hl.seed(8)
+    got = make("cuda")
+    assert got.is_cuda
+    np.testing.assert_allclose(got.cpu().numpy(), want.numpy(), rtol=1e-5, atol=1e-6)
+    assert got.dtype == want.dtype

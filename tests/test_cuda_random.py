@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import hotloop.kernels as hk
-from cuda_args import DropoutArgs, RandomArgs, dtype_code, pointer, small
-from emulated import call, kernels, poisoned, thread_order
+from cuda_args import SMALL, DropoutArgs, PermutationArgs, RandomArgs, dtype_code, pointer, small
+from emulated import ORDERS, call, kernels, poisoned, thread_order, workspace
 
 KEY = (0x1234567890ABCDEF, (1 << 63) + 7)
 SIZES = [n for n in (1, 8, 31, 33, 64, 1000, 70_001) if small(n)]
@@ -40,9 +40,9 @@ def test_the_numbers_of_the_cpu(level, size, dtype):
         assert scaled.tobytes() == hk.normal(size, mean=2.0, std=0.5, **same).tobytes()
 
 
-def test_a_counter_on_the_device_moves_the_stream():
-    counter = np.array(3, np.uint64)
-    args = {"stream": KEY[1] - 3, "counter": pointer(counter)}
+def test_what_lies_on_the_device_moves_the_stream():
+    draws = np.array([3, KEY[0]], np.uint64)
+    args = {"stream": KEY[1] - 3, "seed": 5, "draws": pointer(draws)}
     moved = numbers("random_uniform", 100, np.float32, 0.0, 1.0, **args)
     assert moved.tobytes() == numbers("random_uniform", 100, np.float32, 0.0, 1.0).tobytes()
 
@@ -62,3 +62,16 @@ def test_dropout_as_on_the_cpu(rng, size, dtype):
     with thread_order(kernels("dropout"), "reverse"):
         call(kernels("dropout"), "dropout_apply", args, size)
     assert x.tobytes() == y.tobytes()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 31, 1000] + [1023, 1024, 1025, 5000] * (not SMALL))
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_permutation_of_the_cpu(size, order):
+    """One that is made step by step, by steps that are taken side by side."""
+    got = np.full(size, -1, np.int64)
+    args = PermutationArgs(pointer(got), size, *KEY)
+    room = np.full(workspace(kernels("random"), "permutation", args) // 8, -1, np.int64)
+    args.scratch = pointer(room)
+    with thread_order(kernels("random"), order):
+        call(kernels("random"), "permutation", args, size)
+    np.testing.assert_array_equal(got, hk.permutation(size, key=KEY))

@@ -1,15 +1,17 @@
-"""Whole training steps that stay on an emulated GPU: nothing is allocated, copied or waited for,
-so that they can be captured in a graph; and what kernels find in labels and indices meanwhile."""
+"""Whole training steps that stay on an emulated GPU: nothing is allocated, copied or waited for, so
+that they can be captured in graphs, whose memory and random draws are tested as well; and what
+kernels find in labels and indices meanwhile."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterator
+import contextlib
+import gc
+import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-import cuda_library
 import hotloop as hl
 from cuda_library import get, put
 from hotloop import _core
@@ -18,11 +20,7 @@ from test_cuda_training import network
 
 nn, k = hl.nn, hl.kernels
 
-
-@pytest.fixture(autouse=True, scope="module")
-def device() -> Iterator[None]:
-    with cuda_library.cuda_devices():
-        yield
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 # ---- labels and indices that are out of range ---------------------------------------------------
@@ -298,39 +296,175 @@ def test_a_step_crosses_no_bus(kind, optimizer):
     assert traffic() == {**before, "copies_to_host": before["copies_to_host"] + 1}
 
 
-@pytest.fixture
-def graphs() -> ctypes.CDLL:
-    if cuda_library.ON_DEVICE:
-        pytest.skip("bench/device_check.py captures on a GPU")
-    return ctypes.CDLL(str(cuda_library.library()))
+def captured(step: Callable) -> tuple:
+    """A graph of the step, what its replays write, and what the capture asked of the driver."""
+    graph = _core.CudaGraph(0)
+    graph.begin()
+    before = traffic()
+    try:
+        result = step()
+    finally:
+        graph.end()
+    return graph, result, {name: n - before[name] for name, n in traffic().items()}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "words"])
-def test_a_captured_step_advances_itself(graphs, kind, optimizer):
-    """Replays give the bits of as many eager steps; the rate is what lies there then. (Dropout
-    would draw the same numbers in each replay.)"""
-    eager, captured = Training(kind, optimizer), Training(kind, optimizer)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_captured_step_advances_itself(kind, optimizer):
+    """Replays give the bits of as many eager steps, dropout's draws included; the rate is what lies
+    there then. Not a byte is asked of the driver."""
+    eager = Training(kind, optimizer)
     curve = [eager.step().item() for _ in range(6)]
     eager.lr.fill_(0.002)
     curve += [eager.step().item() for _ in range(2)]
+    training = Training(kind, optimizer)
     for _ in range(3):
-        captured.step()
-    made = ctypes.c_void_p()
-    assert graphs.hotloop_cuda_graph_begin(0) == 0
-    try:
-        loss = captured.step()
-    finally:
-        code = graphs.hotloop_cuda_graph_end(0, ctypes.byref(made))
-    assert code == 0
-    spent = ctypes.c_float()
+        training.step()
+    key = hl.get_rng_state()
+    graph, loss, asked = captured(training.step)
+    assert not any(asked.values()), asked
+    assert hl.get_rng_state() == key  # nothing was drawn yet
+    assert graph.draws == (kind == "words")
     again = []
     for i in range(5):
         if i == 3:
-            captured.lr.fill_(0.002)
-        assert graphs.hotloop_cuda_graph_run(0, (ctypes.c_void_p * 1)(made), 1, 1,
-                                             ctypes.byref(spent)) == 0  # fmt: skip
+            training.lr.fill_(0.002)
+        graph.replay()
         again.append(loss.item())
-    graphs.hotloop_cuda_graph_free(made)
     assert again == curve[3:]
-    assert captured.state() == eager.state()
+    assert training.state() == eager.state()
+
+
+def test_replayed_draws_go_on_where_the_streams_are():
+    """Each replay draws what an eager call would draw in its place; a key of the caller's stays."""
+    x = put(np.ones(500, "f4"))
+
+    def draw() -> list[DeviceArray]:
+        return [k.dropout(x), k.dropout(x, key=(9, 9)), k.normal(50, out=put_empty(50)),
+                k.permutation(40, out=_core.cuda_empty((40,), np.dtype("i8"), 0))]  # fmt: skip
+
+    def put_empty(size: int) -> DeviceArray:
+        return _core.cuda_empty((size,), np.dtype("f4"), 0)
+
+    draw()
+    hl.seed(11)
+    graph, results, _ = captured(draw)
+    assert graph.draws == 3
+    for seed in (11, 12):  # also another seed than the capture's
+        hl.seed(seed)
+        first = [get(r) for r in draw()]
+        graph.replay()
+        replayed = [get(r) for r in results]
+        last = [get(r) for r in draw()]
+        hl.seed(seed)
+        wanted = [[get(r) for r in draw()] for _ in range(3)]
+        for got, want in zip((first, replayed, last), wanted, strict=True):
+            for a, b in zip(got, want, strict=True):
+                np.testing.assert_array_equal(a, b)
+        assert not np.array_equal(first[0], replayed[0])
+        np.testing.assert_array_equal(first[1], replayed[1])
+    hl.seed(3)
+    begin = hl.get_rng_state()
+    assert _core.CudaGraph.milliseconds([graph], 4) >= 0
+    assert hl.get_rng_state() == (begin[0], begin[1] + 12)
+
+
+def test_a_graph_keeps_its_memory():
+    """What it writes is nobody else's until it is freed, though no array holds it."""
+    gc.collect()
+    hl.cuda.empty_cache()
+    x = put(np.arange(1000, dtype="f4"))
+    k.exp(k.add(x, 1.0))
+    info = _core.cuda_info(0)
+    assert info["graph_bytes"] == 0
+    graph, result, _ = captured(lambda: k.mul(k.relu(k.add(x, 1.0)), 2.0))
+    kept = _core.cuda_info(0)["graph_bytes"]
+    assert kept >= 2 * 4096
+    taken = [put(np.full(1000, 7, "f4")) for _ in range(8)]
+    x.fill(3.0)
+    graph.replay()
+    np.testing.assert_array_equal(get(result), 8)
+    for other in taken:
+        np.testing.assert_array_equal(get(other), 7)
+    del result
+    graph.replay()  # also where nobody looks
+    others = [put(np.full(1000, 5, "f4")) for _ in range(8)]
+    graph.replay()
+    for other in (*taken, *others):
+        assert get(other)[0] in (5, 7)
+    del graph
+    assert _core.cuda_info(0)["graph_bytes"] == 0
+    del taken, others, other
+    hl.cuda.empty_cache()
+    assert hl.cuda.memory_cached() == 0
+
+
+def test_an_array_outlives_its_graph():
+    x = put(np.ones(300, "f4"))
+    graph, result, _ = captured(lambda: k.add(x, 1.0))
+    graph.replay()
+    hl.cuda.synchronize()
+    before = hl.cuda.memory_cached()
+    del graph
+    np.testing.assert_array_equal(get(result), 2)
+    del result
+    assert hl.cuda.memory_cached() > before
+
+
+def test_other_threads_allocate_for_themselves_during_a_capture():
+    x = put(np.ones(300, "f4"))
+    made = []
+    graph = _core.CudaGraph(0)
+    k.add(x, 1.0)
+    graph.begin()
+    thread = threading.Thread(target=lambda: made.append(_core.cuda_empty((64,), x.dtype, 0)))
+    thread.start()
+    thread.join()
+    kept = _core.cuda_info(0)["graph_bytes"]
+    result = k.add(x, 1.0)
+    assert _core.cuda_info(0)["graph_bytes"] > kept == 0
+    graph.end()
+    graph.replay()
+    np.testing.assert_array_equal(get(result), 2)
+
+
+@pytest.mark.parametrize("what", ["read", "wait"])
+def test_a_capture_refuses_what_waits(what):
+    """A typed error; the graph is not made, and everything goes on."""
+    x = put(np.ones(8, "f4"))
+    graph = _core.CudaGraph(0)
+    graph.begin()
+    y = k.add(x, 1.0)
+    with pytest.raises(hl.DeviceError, match="captur"):
+        get(y) if what == "read" else hl.cuda.synchronize()
+    if what == "wait":  # which ends the capture
+        with pytest.raises(hl.DeviceError, match="cudaStreamEndCapture"):
+            graph.end()
+        with pytest.raises(RuntimeError, match="captured graphs"):
+            graph.replay()
+    else:
+        with contextlib.suppress(hl.DeviceError):
+            graph.end()
+    assert _core.cuda_info(0)["graph_bytes"] == 0 or what == "read"
+    del graph, y
+    assert get(k.add(x, 1.0)).tolist() == [2] * 8
+
+
+def test_graphs_are_begun_and_ended_once():
+    graph = _core.CudaGraph(0)
+    with pytest.raises(RuntimeError, match="end must follow begin"):
+        graph.end()
+    with pytest.raises(RuntimeError, match="captured graphs"):
+        graph.replay()
+    graph.begin()
+    with pytest.raises(RuntimeError, match="once"):
+        graph.begin()
+    with pytest.raises(hl.DeviceError):
+        _core.CudaGraph(0).begin()  # another one meanwhile
+    graph.end()
+    with pytest.raises(RuntimeError, match="once"):
+        graph.begin()
+    with pytest.raises(ValueError, match="graphs are expected"):
+        _core.CudaGraph.milliseconds([], 3)
+    with pytest.raises(hl.DeviceError, match="below"):
+        _core.CudaGraph(99)

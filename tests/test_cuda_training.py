@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import chain
 
 import numpy as np
 import pytest
 
-import cuda_library
 import hotloop as hl
 from cuda_library import get, put
 
-
-@pytest.fixture(autouse=True, scope="module")
-def device() -> Iterator[None]:
-    with cuda_library.cuda_devices():
-        yield
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 @pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "var", "logsumexp", "prod"])

@@ -100,6 +100,20 @@ __global__ void leftover(Args a) {
   a.y[blockIdx.x] = number + other[0];
 }
 
+// y[block] = the last number of a row of x, brought by asynchronous copies; zeros beyond n.
+__global__ void brought(Args a) {
+  HOTLOOP_SHARED(float, row);
+  const int t = static_cast<int>(threadIdx.x);
+  const float* const from = a.x + blockIdx.x * a.n;
+  // 11: copies 8 bytes to places of 4
+  hotloop::emulation::copy_async(row + t, t < a.n ? from + t : nullptr, a.fault == 11 ? 8 : 4);
+  if (a.fault == 12) return;  // 12: leaves while they are under way
+  if (a.fault != 13) hotloop::emulation::copies_wait();  // 13: does not wait for them
+  if (a.fault != 14) __syncthreads();                    // 14: nor for those of the others
+  if (t == 0) a.y[blockIdx.x] = row[31] + row[a.n - 1];
+  if (a.fault == 13) hotloop::emulation::copies_wait();
+}
+
 __global__ void count_up(Args a) { a.y[blockIdx.x] += 1; }
 
 extern "C" int run(int which, Args a, unsigned blocks, unsigned threads, unsigned shared) {
@@ -108,6 +122,7 @@ extern "C" int run(int which, Args a, unsigned blocks, unsigned threads, unsigne
   if (which == 1) HOTLOOP_LAUNCH(warp, blocks, threads, shared, stream, a);
   if (which == 2) HOTLOOP_LAUNCH(votes, blocks, threads, 0, stream, a);
   if (which == 3) HOTLOOP_LAUNCH(leftover, blocks, threads, 4, stream, a);
+  if (which == 4) HOTLOOP_LAUNCH(brought, blocks, threads, 128, stream, a);
   return cudaGetLastError();
 }
 
@@ -175,7 +190,7 @@ def run(emulator, which, x, fault=0, threads=64, shared=128):
     return status, y
 
 
-TREE, WARP, VOTES, LEFTOVER = range(4)
+TREE, WARP, VOTES, LEFTOVER, BROUGHT = range(5)
 
 
 @pytest.fixture(params=ORDERS)
@@ -197,6 +212,27 @@ def test_votes_and_shuffles(emulator, order):
     y = poisoned((64,), np.float32)
     assert emulator.run(VOTES, Args(None, y.ctypes.data, 0, 0), 1, 64, 0) == 0
     np.testing.assert_array_equal(y, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [(11, "no multiple"), (12, "has left copies under way"), (13, ""), (14, "")],
+)
+def test_asynchronous_copies(emulator, fault, message):
+    """They come as late as they may; what is read too early is poison, in some order at least."""
+    x = np.arange(1, 41, dtype=np.float32).reshape(2, 20)
+    seen = False
+    for name in ORDERS:
+        with thread_order(emulator, name):
+            status, y = run(emulator, BROUGHT, x, threads=32)
+            assert status == 0
+            np.testing.assert_array_equal(y, [20, 40])
+            status, y = run(emulator, BROUGHT, x, fault=fault, threads=32)
+        if message:
+            assert status == 719
+            assert message in emulator.hotloop_emulation_message().decode()
+        seen |= status != 0 or not np.array_equal(y, [20, 40])
+    assert seen
 
 
 def test_a_removed_barrier_is_seen(emulator):

@@ -191,3 +191,15 @@ def test_permutation():
     assert np.abs(places - 49.5).max() < 5
     with pytest.raises(hl.ShapeError, match="permutation: n must not be negative, got -1"):
         kernels.permutation(-1)
+    wanted = kernels.permutation(50, key=(7, 1))
+    for out in (np.zeros(50, "i8"), np.zeros(100, "i8")[::2], np.zeros(50, "i8")[::-1]):
+        assert kernels.permutation(50, key=(7, 1), out=out) is out
+        np.testing.assert_array_equal(out, wanted)
+    for wrong, error in ((np.zeros(50), hl.DTypeError), (np.zeros(51, "i8"), hl.ShapeError),
+                         ([0] * 50, hl.DTypeError)):  # fmt: skip
+        with pytest.raises(error, match="permutation: out must"):
+            kernels.permutation(50, out=wrong)
+    out = np.zeros(50, "i8")
+    out.flags.writeable = False
+    with pytest.raises(hl.OutputError, match="permutation: out must be writable"):
+        kernels.permutation(50, out=out)

@@ -97,10 +97,10 @@ py::object forward(py::handle x_object, py::handle w_object, py::handle b_object
   const Settings s = parse_settings(op, dims, stride, padding, dilation, groups, layout);
   ConvProblem problem = infer_forward(op, x, s, w);
   const bool winograd = given(algorithm) && parse_winograd(op, algorithm, problem);
-  if (call.on_gpu() && (winograd || w.pack || given(residual))) {
+  if (call.on_gpu() && (winograd || w.pack)) {
     throw std::invalid_argument(std::string(op) +
-                                ": residual, algorithm and packed weights are for arrays on the "
-                                "CPU, got x on a GPU; leave them out");
+                                ": algorithm and packed weights are for arrays on the CPU, got x "
+                                "on a GPU; leave them out");
   }
   Epilogue epilogue = parse_epilogue(op, x, b_object, problem.o, activation);
   const Shape shape = result_shape(s, problem);

@@ -167,6 +167,7 @@ py::dict device_info(int device) {
   info["cached_bytes"] = numbers.cached_bytes;
   info["allocations"] = numbers.allocations;
   info["cache_hits"] = numbers.cache_hits;
+  info["graph_bytes"] = numbers.graph_bytes;
   CudaTraffic traffic{};
   api.traffic(device, &traffic);
   info["copies_to_device"] = traffic.copies_to_device;

@@ -13,6 +13,7 @@
 
 #include "bindings/array.h"
 #include "core/cuda.h"
+#include "core/philox.h"
 #include "kernels/index_check.h"
 
 namespace hotloop {
@@ -55,6 +56,10 @@ void fill_on_device(const char* op, const DeviceArray& to, double value);
 void copy_to_host(const char* op, int device, void* to, const void* from, std::int64_t bytes);
 void synchronize_device(int device);
 
+// This thread captures a graph on the device, whose random streams begin with that key; a seed that
+// is given meanwhile ends them. Device kCpu: it is done.
+void set_capture(int device, const RandomKey& first);
+
 // Memory of a device for the time of a call.
 class DeviceScratch {
  public:
@@ -85,6 +90,10 @@ class Call {
 
   // For a kernel that reads indices; without effect on the CPU, where they have been checked.
   IndexCheck checks(const IndexRule& rule) const;
+
+  // What the key is to be moved by when the graph that is being captured is replayed; null where
+  // none is, or where the caller has brought the key along.
+  const RandomDraws* draws(const RandomKey& key) const;
 
   // The kernel, or, on a GPU, its twin of that name.
   template <class Args>

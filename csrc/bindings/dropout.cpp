@@ -45,7 +45,7 @@ py::object apply(const char* op, const char* name, py::handle x_object, double p
                          key.stream,
                          static_cast<std::uint64_t>(std::ceil(p * 0x1p32)),
                          survives > 0 ? 1.0 / survives : 0.0,
-                         nullptr,
+                         call.draws(key),
                          x.data != output.data && 2 * x.size * x.item() >= kDropoutStreamBytes};
   call.run("dropout_apply", dropout_apply_kernel(), args,
            {.units = (x.size + kRandomUnit - 1) / kRandomUnit,

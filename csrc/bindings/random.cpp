@@ -53,8 +53,8 @@ py::object fill(const char* op, const char* name, Kernel<RandomArgs> kernel, std
   checked_product(op, sizes.data(), static_cast<int>(sizes.size()), item_size(wanted));
   Output output(op, out, wanted, sizes, row_major_strides(sizes));
   const RandomKey random = parse_key(op, key);
-  const RandomArgs args{
-      output.data, output.array.size, wanted, random.seed, random.stream, shift, scale, nullptr};
+  const RandomArgs args{output.data, output.array.size, wanted, random.seed, random.stream, shift,
+                        scale,       call.draws(random)};
   call.run(name, kernel, args,
            {.units = (args.size + kRandomUnit - 1) / kRandomUnit,
             .grain = grain,
@@ -62,30 +62,70 @@ py::object fill(const char* op, const char* name, Kernel<RandomArgs> kernel, std
   return output.finish();
 }
 
-// Fisher and Yates' shuffle: number i takes 64 bits of the stream, scaled to [0, i] (Lemire); what
-// they leave uneven is below i / 2^64.
-py::object permutation(std::int64_t count, py::handle key) {
-  if (count < 0) {
-    throw ShapeError("permutation: n must not be negative, got " + std::to_string(count));
-  }
-  const RandomKey random = parse_key("permutation", key);
-  py::array result = new_array("permutation", py::dtype("int64"), {count});
-  auto* order = static_cast<std::int64_t*>(result.mutable_data());
+// Fisher and Yates' shuffle: number i takes 64 bits of the stream, scaled to [0, i].
+void shuffle(std::int64_t* order, std::int64_t count, const RandomKey& random) {
   for (std::int64_t i = 0; i < count; ++i) order[i] = i;
   math::PhiloxBlock block{};
   for (std::int64_t i = count - 1; i > 0; --i) {
     const auto index = static_cast<std::uint64_t>(count - 1 - i);
     if (index % 2 == 0) block = math::philox_at(random.seed, random.stream, index / 2);
-    const std::uint32_t* half = block.word + 2 * (index % 2);
-    // The upper 64 bits of bits * (i + 1), in halves.
-    const std::uint64_t low = half[0], high = half[1], bound = static_cast<std::uint64_t>(i) + 1;
-    const std::uint64_t upper = bound >> 32, lower = bound & 0xffffffffu;
-    const std::uint64_t middle = high * lower + (low * lower >> 32);
-    const std::uint64_t crossed = low * upper + (middle & 0xffffffffu);
-    const std::uint64_t at = high * upper + (middle >> 32) + (crossed >> 32);
-    std::swap(order[i], order[at]);
+    const auto bound = static_cast<std::uint64_t>(i) + 1;
+    std::swap(order[i], order[math::philox_below(block.word + 2 * (index % 2), bound)]);
   }
-  return result;
+}
+
+// A given out of `count` int64, which says where the call runs.
+void check_order(const char* op, Call& call, py::handle out, std::int64_t count) {
+  const DeviceArray* const device = as_device_array(out);
+  if (!device && !py::isinstance<py::array>(out)) {
+    throw DTypeError(std::string(op) + ": out must be an array of int64, got " +
+                     py::repr(py::type::of(out)).cast<std::string>());
+  }
+  call.meet("out", device ? device->device : kCpu);
+  const py::object dtype = out.attr("dtype");
+  if (!py::dtype("int64").equal(dtype)) {
+    throw DTypeError(std::string(op) + ": out must be int64, got " +
+                     py::str(dtype).cast<std::string>());
+  }
+  Shape shape;
+  for (py::handle size : py::tuple(out.attr("shape"))) shape.push_back(size.cast<std::int64_t>());
+  if (shape != Shape{count}) {
+    throw ShapeError(std::string(op) + ": out must have shape " + shape_text({count}) + ", got " +
+                     shape_text(shape));
+  }
+  if (device ? device->read_only : !py::reinterpret_borrow<py::array>(out).writeable()) {
+    throw OutputError(std::string(op) + ": out must be writable, got a read-only array");
+  }
+}
+
+py::object permutation(std::int64_t count, py::handle key, py::handle out) {
+  constexpr const char* op = "permutation";
+  if (count < 0) {
+    throw ShapeError("permutation: n must not be negative, got " + std::to_string(count));
+  }
+  Call call(op);
+  if (given(out)) check_order(op, call, out, count);
+  const RandomKey random = parse_key(op, key);
+  if (call.on_gpu()) {
+    const DeviceArray& target = *as_device_array(out);
+    const py::object made = target.dense()
+                                ? py::reinterpret_borrow<py::object>(out)
+                                : new_device_array(op, target.device, target.dtype, target.shape);
+    PermutationArgs args{reinterpret_cast<std::int64_t*>(as_device_array(made)->data),
+                         count,
+                         random.seed,
+                         random.stream,
+                         call.draws(random),
+                         nullptr};
+    call.run_gpu("permutation", args, count, &PermutationArgs::scratch);
+    if (!made.is(out)) copy_on_device(op, target, *as_device_array(made));
+    return py::reinterpret_borrow<py::object>(out);
+  }
+  py::array made = new_array(op, py::dtype("int64"), {count});
+  shuffle(static_cast<std::int64_t*>(made.mutable_data()), count, random);
+  if (!given(out)) return made;
+  out.attr("__setitem__")(py::ellipsis(), made);
+  return py::reinterpret_borrow<py::object>(out);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 namespace hotloop {
 
-inline constexpr int kCudaAbi = 2;  // raised with every change of this file or an argument struct
+inline constexpr int kCudaAbi = 3;  // raised with every change of this file or an argument struct
 
 struct CudaDevice {
   char name[256];
@@ -18,6 +18,8 @@ struct CudaDevice {
 
 struct CudaMemory {
   std::int64_t in_use_bytes, cached_bytes, allocations, cache_hits;
+  std::int64_t
+      graph_bytes;  // kept for replays by captured graphs, whether an array holds them or not
 };
 
 // What has crossed the bus or waited for the device since the library was opened.
@@ -25,7 +27,8 @@ struct CudaTraffic {
   std::int64_t copies_to_device, copies_to_host, copies_between, synchronizations;
 };
 
-struct IndexFault;  // kernels/index_check.h
+struct IndexFault;   // kernels/index_check.h
+struct RandomDraws;  // kernels/random.h
 
 struct CudaApi {
   int abi;
@@ -57,6 +60,18 @@ struct CudaApi {
   int (*fault_record)(int device, IndexFault** record);  // where kernels put what they find
   int (*wait_for)(int device, void* other);  // our stream waits for what is on the other now
   int (*let_wait)(int device, void* other);  // the other waits for what is on ours now
+
+  // Graphs (runtime/graph.cu). begin: from now on what this thread gives to the device's stream is
+  // noted and not done; its first random stream will be `first`. end: `draws` streams were taken.
+  int (*graph_begin)(int device, std::uint64_t first);
+  int (*graph_end)(int device, std::uint64_t draws, void** graph);
+  // Where kernels of the graph that this thread captures find their draws; null: it captures none.
+  const RandomDraws* (*graph_draws)(int device);
+  // Replays the graphs in turn, `times` in all; they draw from stream `next` on. `milliseconds`:
+  // null, or how long that took, which is waited for.
+  int (*graph_replay)(int device, void* const* graphs, int count, int times, std::uint64_t next,
+                      std::uint64_t seed, float* milliseconds);
+  void (*graph_free)(void* graph);  // also gives back its memory
 };
 
 }  // namespace hotloop

@@ -16,7 +16,11 @@ void set_seed(std::uint64_t seed) {
 }
 
 RandomKey next_key() {
-  return {seed_in_force.load(), next_stream.fetch_add(1)};
+  return next_keys(1);
+}
+
+RandomKey next_keys(std::uint64_t count) {
+  return {seed_in_force.load(), next_stream.fetch_add(count)};
 }
 
 RandomKey peek_key() {

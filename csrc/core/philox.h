@@ -15,7 +15,8 @@ struct RandomKey {
 void set_seed(std::uint64_t seed);  // also returns the stream counter to 0
 // A key that no other call gets: the process's seed and the next stream.
 RandomKey next_key();
-RandomKey peek_key();                // what next_key would give, for saving a state
-void set_key(const RandomKey& key);  // restores a saved state
+RandomKey next_keys(std::uint64_t count);  // the first of as many in a row
+RandomKey peek_key();                      // what next_key would give, for saving a state
+void set_key(const RandomKey& key);        // restores a saved state
 
 }  // namespace hotloop

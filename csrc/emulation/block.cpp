@@ -26,6 +26,12 @@ namespace {
 constexpr std::uint64_t kPoisonBits = ~std::uint64_t{0};
 constexpr int kWarp = 32;
 
+struct Copy {
+  void* to;
+  const void* from;  // null: zeros
+  int bytes;
+};
+
 struct Thread {
   Fiber fiber;
   uint3 index{};
@@ -37,6 +43,7 @@ struct Thread {
   std::uint32_t mask = 0;
   std::uint64_t bits = 0, result = 0;
   int source = 0;
+  std::vector<Copy> copies;  // under way
 };
 
 std::mutex running;
@@ -110,7 +117,9 @@ void leave_thread() {
   Fiber::arrived();
   for (;;) {
     launch_now->body(launch_now->arguments);
-    threads[static_cast<std::size_t>(current)]->state = Thread::State::done;
+    Thread& thread = *threads[static_cast<std::size_t>(current)];
+    if (!thread.copies.empty()) fail(format("thread %d has left copies under way", current));
+    thread.state = Thread::State::done;
     leave_thread();
   }
 }
@@ -253,6 +262,7 @@ void run_block(std::vector<int>& order) {
   for (int i = 0; i < count; ++i) {
     Thread& thread = *threads[static_cast<std::size_t>(i)];
     thread.state = Thread::State::ready;
+    thread.copies.clear();
     if (!thread.started && !thread.fiber.start(fiber_main)) return fail("no memory for a stack");
     thread.started = true;
   }
@@ -338,6 +348,27 @@ std::uint64_t meet_warp(Meeting kind, std::uint32_t mask, std::uint64_t bits, in
 void fail_thread(const char* text, const Place& place) {
   fail(format("thread %d at ", current) + text_of(place) + ": " + text);
   for (;;) leave_thread();
+}
+
+void copy_async(void* to, const void* from, int bytes) {
+  const auto number = [](const void* place) { return reinterpret_cast<std::uintptr_t>(place); };
+  if ((number(to) | number(from)) % static_cast<unsigned>(bytes) != 0) {
+    fail_thread(format("%d bytes at an address that is no multiple of them", bytes).c_str(),
+                {"copy_async", "?", 0});
+  }
+  threads[static_cast<std::size_t>(current)]->copies.push_back({to, from, bytes});
+}
+
+void copies_wait() {
+  std::vector<Copy>& copies = threads[static_cast<std::size_t>(current)]->copies;
+  for (const auto& [to, from, bytes] : copies) {
+    if (from) {
+      std::memcpy(to, from, static_cast<std::size_t>(bytes));
+    } else {
+      std::memset(to, 0, static_cast<std::size_t>(bytes));
+    }
+  }
+  copies.clear();
 }
 
 void* dynamic_shared() {

@@ -49,6 +49,10 @@ std::uint64_t meet_warp(Meeting kind, std::uint32_t mask, std::uint64_t bits, in
 [[noreturn]] void fail_thread(const char* text, const Place& place);
 int lane_of_thread();
 
+// cp.async: done as late as it may be, when the thread waits for it. Null `from`: zeros.
+void copy_async(void* to, const void* from, int bytes);
+void copies_wait();
+
 // The block's dynamic shared memory.
 void* dynamic_shared();
 

@@ -17,6 +17,8 @@ using Clock = std::chrono::steady_clock;
 using Work = std::vector<std::function<void()>>;
 
 constexpr int kDevices = 2;
+int devices_now = kDevices, major_now = 8, minor_now = 0;
+cudaError_t count_error = cudaSuccess;
 constexpr std::size_t kBytes = std::size_t{256} << 20;
 constexpr std::size_t kFence = 256;         // poison behind an allocation
 constexpr std::size_t kShared = 48 * 1024;  // of a block, where nobody asked for more
@@ -24,6 +26,7 @@ constexpr int kSharedMost = 227 * 1024;     // on sm_90
 
 thread_local int current = 0;
 thread_local cudaError_t last = cudaSuccess;
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
 struct Block {
   std::size_t bytes;
@@ -71,6 +74,10 @@ namespace {
 cudaError_t unless_capturing() {
   return captures > 0 ? remember(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
 }
+// Allocating and freeing may be allowed by the thread.
+cudaError_t unless_strict() {
+  return capture_mode == cudaStreamCaptureModeRelaxed ? cudaSuccess : unless_capturing();
+}
 
 cudaError_t copy(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
   hotloop::emulation::submit(stream, [=] {
@@ -84,8 +91,8 @@ cudaError_t copy(void* to, const void* from, std::size_t bytes, cudaStream_t str
 // ---- devices ------------------------------------------------------------------------------------
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = kDevices;
-  return cudaSuccess;
+  *count = count_error == cudaSuccess ? devices_now : 0;
+  return remember(count_error);
 }
 cudaError_t cudaGetDevice(int* device) {
   *device = current;
@@ -106,10 +113,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       *value = 4;
       break;
     case cudaDevAttrComputeCapabilityMajor:
-      *value = 8;
+      *value = major_now;
       break;
     case cudaDevAttrComputeCapabilityMinor:
-      *value = 0;
+      *value = minor_now;
       break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = kSharedMost;
@@ -121,7 +128,12 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device < 0 || device >= kDevices) return remember(cudaErrorInvalidDevice);
-  *properties = {"emulated on the CPU", 8, 0, 4, kBytes, static_cast<std::size_t>(kSharedMost)};
+  *properties = {"emulated on the CPU",
+                 major_now,
+                 minor_now,
+                 4,
+                 kBytes,
+                 static_cast<std::size_t>(kSharedMost)};
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
@@ -153,7 +165,7 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
   const std::lock_guard lock(mutex);
   *pointer = nullptr;
-  if (unless_capturing() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+  if (unless_strict() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
   if (bytes > kBytes - used[current]) return remember(cudaErrorMemoryAllocation);
   const std::size_t all = (bytes + kFence + 511) / 512 * 512;
   void* const memory = std::aligned_alloc(512, all);
@@ -167,7 +179,7 @@ cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
 cudaError_t cudaFree(void* pointer) {
   if (!pointer) return cudaSuccess;
   const std::lock_guard lock(mutex);
-  if (unless_capturing() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+  if (unless_strict() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
   const auto found = blocks().find(pointer);
   if (found == blocks().end()) return remember(cudaErrorInvalidValue);
   const auto* const fence = static_cast<const unsigned char*>(pointer) + found->second.bytes;
@@ -268,6 +280,10 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   ++captures;
   return cudaSuccess;
 }
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, capture_mode);
+  return cudaSuccess;
+}
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = nullptr;
   if (!stream || !stream->capturing) return remember(cudaErrorInvalidValue);
@@ -316,6 +332,9 @@ constexpr ErrorText kErrors[] = {
     {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
     {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration",
      "invalid configuration argument"},
+    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver",
+     "CUDA driver version is insufficient for CUDA runtime version"},
+    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
@@ -347,6 +366,12 @@ cudaError_t cudaGetLastError() {
 }
 cudaError_t cudaPeekAtLastError() {
   return last;
+}
+void hotloop_emulation_machine(int devices, int major, int minor, int error) {
+  devices_now = devices < kDevices ? devices : kDevices;
+  major_now = major;
+  minor_now = minor;
+  count_error = static_cast<cudaError_t>(error);
 }
 void emulation_set_error(cudaError_t error) {
   remember(error);

@@ -15,6 +15,8 @@ enum cudaError_t : int {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorNotReady = 600,
   cudaErrorLaunchFailure = 719,
@@ -100,6 +102,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
@@ -114,6 +117,13 @@ cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
 // What a launch of the emulator left behind (a deadlock, say); cudaGetLastError clears it.
 void emulation_set_error(cudaError_t error);
+
+// From now on the machine has so many devices (two at most) of that compute capability, or, where
+// `error` is not 0, cudaGetDeviceCount fails with it.
+extern "C" __attribute__((visibility("default"))) void hotloop_emulation_machine(int devices,
+                                                                                 int major,
+                                                                                 int minor,
+                                                                                 int error);
 
 namespace hotloop::emulation {
 // Does it, or notes it where the stream is being captured.

@@ -247,7 +247,7 @@ struct ConvEpilogue {
   std::int64_t bias_stride = 0;
   Activation activation = Activation::none;
   double activation_alpha = 0;
-  ConvImage residual = {};  // data null: none; channels dense
+  ConvImage residual = {};  // data null: none; channels dense, on CUDA any strides
 };
 
 // CUDA: conv_forward makes y of x and w, conv_backward_input x of y and w, conv_backward_weight w

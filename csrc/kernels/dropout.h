@@ -14,10 +14,10 @@ struct DropoutArgs {
   std::int64_t size;
   DType dtype;
   std::uint64_t seed, stream;
-  std::uint64_t threshold;       // p * 2^32, rounded up
-  double scale;                  // 1 / (1 - p)
-  const std::uint64_t* counter;  // as in RandomArgs
-  bool stream_stores;            // CPU: write around the caches, which the arrays exceed
+  std::uint64_t threshold;   // p * 2^32, rounded up
+  double scale;              // 1 / (1 - p)
+  const RandomDraws* draws;  // as in RandomArgs
+  bool stream_stores;        // CPU: write around the caches, which the arrays exceed
 };
 
 HOTLOOP_KERNEL(dropout_apply, DropoutArgs)

@@ -43,4 +43,14 @@ HOTLOOP_PHILOX_FN PhiloxBlock philox_at(std::uint64_t seed, std::uint64_t stream
                 static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
 }
 
+// Two words, scaled to [0, bound): the upper 64 bits of their product with it (Lemire 2019). What
+// that leaves uneven is below bound / 2^64.
+HOTLOOP_PHILOX_FN std::uint64_t philox_below(const std::uint32_t* word, std::uint64_t bound) {
+  const std::uint64_t low = word[0], high = word[1];
+  const std::uint64_t upper = bound >> 32, lower = bound & 0xffffffffu;
+  const std::uint64_t middle = high * lower + (low * lower >> 32);
+  const std::uint64_t crossed = low * upper + (middle & 0xffffffffu);
+  return high * upper + (middle >> 32) + (crossed >> 32);
+}
+
 }  // namespace hotloop::math

@@ -50,7 +50,7 @@ def _unsupported(index: int) -> str:
     about = _core.cuda_info(index)
     name = "sm_{}{}".format(*about["capability"])
     return (
-        f"this GPU ({about['name']}) is {name}, and hotloop was built for "
+        f"this GPU ({about['name']}) is {name}, the kernels were built for "
         f"{about['architectures']}: rebuild with HOTLOOP_CUDA_ARCHITECTURES={name[3:]}-real"
     )
 

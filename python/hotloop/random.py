@@ -11,6 +11,8 @@ import numpy as np
 from . import _core, kernels
 from .autograd import wrap
 from .config import seed
+from .device import device as find_device
+from .device_array import DeviceArray, beside
 from .ops.common import sizes_of
 
 if TYPE_CHECKING:
@@ -43,8 +45,14 @@ def _float_dtype(op: str, dtype: Any) -> np.dtype[Any]:
     return wanted
 
 
+def _room(shape: Sequence[int], dtype: Any, device: Any) -> Any:
+    """Memory on a GPU for numbers that are drawn there, the same as on the CPU; else nothing."""
+    index = None if device is None else find_device(device).index
+    return None if index is None else _core.cuda_empty(tuple(shape), np.dtype(dtype), index)
+
+
 def _on(device: Any, data: Any) -> Tensor:
-    """The numbers on the device: the same as on the CPU."""
+    """Numbers that are made on the CPU, on the device."""
     return wrap(data) if device is None else wrap(data).to(device)
 
 
@@ -55,8 +63,9 @@ def rand(
     requires_grad: bool = False,
 ) -> Tensor:
     """Numbers spread evenly over [0, 1)."""
-    data = kernels.uniform(sizes_of("rand", size), dtype=_float_dtype("rand", dtype))
-    return _on(device, data).requires_grad_(requires_grad)
+    shape, wanted = sizes_of("rand", size), _float_dtype("rand", dtype)
+    data = kernels.uniform(shape, dtype=wanted, out=_room(shape, wanted, device))
+    return wrap(data).requires_grad_(requires_grad)
 
 
 def randn(
@@ -66,18 +75,19 @@ def randn(
     requires_grad: bool = False,
 ) -> Tensor:
     """Numbers of the normal distribution, mean 0 and variance 1."""
-    data = kernels.normal(sizes_of("randn", size), dtype=_float_dtype("randn", dtype))
-    return _on(device, data).requires_grad_(requires_grad)
+    shape, wanted = sizes_of("randn", size), _float_dtype("randn", dtype)
+    data = kernels.normal(shape, dtype=wanted, out=_room(shape, wanted, device))
+    return wrap(data).requires_grad_(requires_grad)
 
 
 def rand_like(a: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """`rand` in a's shape and dtype."""
-    return rand(a.shape, dtype=dtype or a.dtype, requires_grad=requires_grad)
+    """`rand` in a's shape and dtype, where a lies."""
+    return rand(a.shape, dtype=dtype or a.dtype, device=a.device, requires_grad=requires_grad)
 
 
 def randn_like(a: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """`randn` in a's shape and dtype."""
-    return randn(a.shape, dtype=dtype or a.dtype, requires_grad=requires_grad)
+    """`randn` in a's shape and dtype, where a lies."""
+    return randn(a.shape, dtype=dtype or a.dtype, device=a.device, requires_grad=requires_grad)
 
 
 def randint(
@@ -95,7 +105,7 @@ def randint(
 
 def randperm(n: int, *, device: Any = None) -> Tensor:
     """The integers from 0 to n - 1 in random order."""
-    return _on(device, kernels.permutation(n))
+    return wrap(kernels.permutation(n, out=_room((max(n, 0),), np.int64, device)))
 
 
 def bernoulli(a: Tensor, p: float | None = None) -> Tensor:
@@ -104,9 +114,11 @@ def bernoulli(a: Tensor, p: float | None = None) -> Tensor:
     data = a._data
     if data.dtype.kind != "f":
         raise _core.DTypeError(f"bernoulli: a float tensor is expected, got {data.dtype}")
+    index = data.device_index if isinstance(data, DeviceArray) else None
+    room = None if index is None else _core.cuda_empty(data.shape, data.dtype, index)
     if p is not None:
-        return wrap(kernels.bernoulli(data.shape, p, dtype=data.dtype))
-    if not ((data >= 0) & (data <= 1)).all():
+        return wrap(kernels.bernoulli(data.shape, p, dtype=data.dtype, out=room))
+    if index is None and not ((data >= 0) & (data <= 1)).all():
         raise ValueError("bernoulli: probabilities must be in [0, 1], got others")
-    unit = kernels.uniform(data.shape, dtype=data.dtype)
-    return wrap(kernels.where(kernels.lt(unit, data), np.ones((), data.dtype), 0))
+    unit = kernels.uniform(data.shape, dtype=data.dtype, out=room)
+    return wrap(kernels.where(kernels.lt(unit, data), beside(np.ones((), data.dtype), data), 0))

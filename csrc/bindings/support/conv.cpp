@@ -288,7 +288,8 @@ void add_residual(const char* op, const Settings& s, const Array& x, const Shape
   epilogue.residual = input(op, "residual", residual);
   same_dtype(op, "x", x, "residual", epilogue.residual);
   require_shape(op, "residual", epilogue.residual, shape);
-  epilogue.residual = in_our_order(s, epilogue.residual);
+  // On a GPU it is read with any strides.
+  if (epilogue.residual.device < 0) epilogue.residual = in_our_order(s, epilogue.residual);
   epilogue.values.residual = image_of(epilogue.residual, s.axes);
 }
 

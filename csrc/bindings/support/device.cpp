@@ -13,6 +13,12 @@ namespace {
 
 thread_local Call* call_of_thread = nullptr;
 
+struct Capture {
+  int device;
+  RandomKey first;
+};
+thread_local Capture capture_of_thread{kCpu, {}};
+
 std::string megabytes(std::int64_t bytes) {
   return std::to_string(bytes >> 20) + " MiB";
 }
@@ -29,7 +35,9 @@ std::string megabytes(std::int64_t bytes) {
        " (" + std::to_string(bytes) + " bytes): " + megabytes(about.free_bytes) + " of " +
        megabytes(about.total_bytes) + " are free, hotloop holds " +
        megabytes(numbers.in_use_bytes) + " in arrays and " + megabytes(numbers.cached_bytes) +
-       " in its cache; take a smaller batch, or free arrays and call "
+       " in its cache" +
+       (numbers.graph_bytes ? ", graphs keep " + megabytes(numbers.graph_bytes) : std::string()) +
+       "; take a smaller batch, or free arrays and call "
        "hl.cuda.empty_cache()")
           .c_str());
   throw py::error_already_set();
@@ -264,6 +272,18 @@ IndexCheck Call::checks(const IndexRule& rule) const {
     check_cuda(op_, "cudaMalloc", cuda_api(op_, device_).fault_record(device_, &check.fault));
   }
   return check;
+}
+
+void set_capture(int device, const RandomKey& first) {
+  capture_of_thread = {device, first};
+}
+
+const RandomDraws* Call::draws(const RandomKey& key) const {
+  const auto& [device, first] = capture_of_thread;
+  if (!on_gpu() || device != device_ || key.seed != first.seed || key.stream < first.stream) {
+    return nullptr;
+  }
+  return cuda_api(op_, device_).graph_draws(device_);
 }
 
 void Call::meet(const char* name, int device) {

@@ -82,6 +82,13 @@ ImageView view_of(const ConvImage& image, const PassAxis& d, const PassAxis& h, 
   view.channels = Divisor(group_channels > 0 ? group_channels : 1);
   view.taps_h = Divisor(h.taps > 0 ? h.taps : 1), view.taps_w = Divisor(w.taps > 0 ? w.taps : 1);
   view.whole = steps_are_whole<T>(image.data, view.steps, group_channels);
+  const auto plain = [](const PassAxis& axis) {
+    return axis.taps == 1 && axis.step == 1 && axis.first == 0 && axis.count == axis.size;
+  };
+  view.linear = plain(d) && plain(h) && plain(w) &&
+                (h.count == 1 || view.steps.h == w.count * view.steps.w) &&
+                (d.count == 1 || view.steps.d == h.count * w.count * view.steps.w) &&
+                view.steps.n == d.count * h.count * w.count * view.steps.w;
   return view;
 }
 
@@ -181,6 +188,8 @@ T* run_pass(const ConvPassArgs& all, const Pass& pass, const PassAxis& d, const 
   args.weights = scratch;
   args.bias = static_cast<const T*>(all.epilogue.bias);
   args.bias_step = all.epilogue.bias_stride;
+  const ConvImage& more = all.epilogue.residual;
+  args.residual_steps = {more.stride_n, more.stride_d, more.stride_h, more.stride_w, more.stride_c};
   args.channels = pass.channels, args.columns = pass.columns, args.groups = p.groups;
   args.depth = taps * pass.channels;
   args.pitch = pitch_of(pass.columns, sizeof(T));
@@ -209,6 +218,9 @@ T* run_pass(const ConvPassArgs& all, const Pass& pass, const PassAxis& d, const 
   for (std::int64_t first = 0; first < p.n && most > 0; first += most) {
     args.source = static_cast<const T*>(pass.source.data) + first * pass.source.stride_n;
     args.result = static_cast<T*>(pass.result.data) + first * pass.result.stride_n;
+    if (more.data) {
+      args.residual = static_cast<const T*>(more.data) + first * more.stride_n;
+    }
     args.pixels = (p.n - first < most ? p.n - first : most) * per_image;
     run_pixels(args, all.epilogue, stream);
   }
@@ -282,6 +294,7 @@ void run_backward_weight(const ConvPassArgs& all, cudaStream_t stream) {
   args.columns = columns, args.channels = channels, args.groups = p.groups;
   args.slice = plan.slice;
   args.slice_step = p.groups * args.depth * columns;
+  args.whole = columns % Piece<T>::kSize == 0;  // scratch is aligned
   if (args.slice_step == 0) return;
   if (args.pixels == 0) {
     // Only zeros are written.

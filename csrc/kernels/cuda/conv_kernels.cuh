@@ -15,7 +15,9 @@ struct PassArgs {
   ImageView view;
   const T *source, *weights, *bias;
   T* result;
-  ImageSteps to;  // the result's strides; its channels are dense
+  ImageSteps to;      // the result's strides; its channels are dense
+  const T* residual;  // added before the activation, or null
+  ImageSteps residual_steps;
   std::int64_t pixels, depth, columns, pitch, channels, groups, bias_step;
   std::int64_t tiles_n;
   T slope;
@@ -25,7 +27,8 @@ struct PassArgs {
 };
 
 template <class T>
-__device__ __forceinline__ std::int64_t result_of(const PassArgs<T>& p, std::int64_t pixel) {
+__device__ __forceinline__ std::int64_t result_of(const PassArgs<T>& p, const ImageSteps& to,
+                                                  std::int64_t pixel) {
   unsigned w = static_cast<unsigned>(pixel);
   unsigned h = p.view.count_w.split(w);
   unsigned d = p.view.count_h.split(h);
@@ -33,12 +36,11 @@ __device__ __forceinline__ std::int64_t result_of(const PassArgs<T>& p, std::int
   const auto at = [](const PassAxis& axis, unsigned place) {
     return static_cast<std::int64_t>(axis.out_first + static_cast<int>(place) * axis.out_step);
   };
-  return n * p.to.n + at(p.view.d, d) * p.to.d + at(p.view.h, h) * p.to.h +
-         at(p.view.w, w) * p.to.w;
+  return n * to.n + at(p.view.d, d) * to.d + at(p.view.h, h) * to.h + at(p.view.w, w) * to.w;
 }
 
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     conv_tiles(const __grid_constant__ PassArgs<typename Shape::Number> p) {
   using T = typename Shape::Number;
   HOTLOOP_SHARED(T, shared);
@@ -47,43 +49,29 @@ __global__ void __launch_bounds__(Shape::kThreads)
   const std::int64_t column0 = blockIdx.x % p.tiles_n * Shape::kColumns;
   PixelSlice<T, Shape::kRows, Shape::kDepth, Shape::kThreads> a(
       p.view, p.source + group * p.channels * p.view.steps.c, row0, p.pixels);
-  MatrixSlice<T, Shape::kColumns, Shape::kDepth, Shape::kThreads, false> b;
-  b.data = p.weights + group * p.depth * p.pitch + column0;
-  b.row_step = 1;
-  b.term_step = p.pitch;
-  b.left = p.pitch - column0;
-  b.whole = true;
-  Shape tile;
-  tile.run(a, b, 0, p.depth, shared);
+  MatrixSlice<T, Shape::kColumns, Shape::kDepth, Shape::kThreads, false> b(
+      p.weights + group * p.depth * p.pitch + column0, 1, p.pitch, p.pitch - column0, true, 0);
+  Shape sums;
+  sums.run(a, b, 0, p.depth, shared);
 
-  constexpr int kPiece = Shape::kPiece;
+  sums.each(row0, column0, p.pixels, [&](std::int64_t row) {
+    T* const to = p.result + result_of(p, p.to, row) + group * p.columns;
+    const T* const more = p.residual ? p.residual + result_of(p, p.residual_steps, row) +
+                                           group * p.columns * p.residual_steps.c
+                                     : nullptr;
+    return [&p, group, to, more](std::int64_t column, Piece<T> piece) {
 #pragma unroll
-  for (int i = 0; i < Shape::kThreadRows; ++i) {
-    const std::int64_t row = row0 + Shape::row_of(i / kPiece) + i % kPiece;
-    if (row >= p.pixels) continue;
-    T* const to = p.result + result_of(p, row) + group * p.columns;
-#pragma unroll
-    for (int g = 0; g < Shape::kColumnGroups; ++g) {
-      const std::int64_t column = column0 + Shape::column_of(g);
-      Piece<T> result;
-#pragma unroll
-      for (int v = 0; v < kPiece; ++v) {
-        T x = tile.sum[i][g * kPiece + v];
-        if (p.bias && column + v < p.columns) {
-          x += p.bias[(group * p.columns + column + v) * p.bias_step];
+      for (int v = 0; v < Shape::kPiece; ++v) {
+        T& x = piece.at[v];
+        if (column + v < p.columns) {
+          if (p.bias) x += p.bias[(group * p.columns + column + v) * p.bias_step];
+          if (more) x += more[(column + v) * p.residual_steps.c];
         }
-        result.at[v] = cheap_activation(x, p.active, p.slope);
+        x = cheap_activation(x, p.active, p.slope);
       }
-      if (p.result_whole && column + kPiece <= p.columns) {
-        *reinterpret_cast<Piece<T>*>(to + column) = result;
-      } else {
-#pragma unroll
-        for (int v = 0; v < kPiece; ++v) {
-          if (column + v < p.columns) to[column + v] = result.at[v];
-        }
-      }
-    }
-  }
+      put_piece(to + column, piece, p.columns - column, p.result_whole);
+    };
+  });
 }
 
 // Groups of a few channels: neighbouring threads take neighbouring channels of the result.
@@ -104,7 +92,10 @@ __global__ void __launch_bounds__(256) conv_direct(const __grid_constant__ PassA
       }
     }
     if (p.bias) sum += p.bias[o * p.bias_step];
-    p.result[result_of(p, pixel) + o] = cheap_activation(sum, p.active, p.slope);
+    if (p.residual) {
+      sum += p.residual[result_of(p, p.residual_steps, pixel) + o * p.residual_steps.c];
+    }
+    p.result[result_of(p, p.to, pixel) + o] = cheap_activation(sum, p.active, p.slope);
   }
 }
 
@@ -114,7 +105,7 @@ __global__ void __launch_bounds__(256) conv_activate(const __grid_constant__ Pas
   const std::int64_t channels = p.groups * p.columns, count = p.pixels * channels;
   std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * 256 + threadIdx.x;
   for (; at < count; at += static_cast<std::int64_t>(gridDim.x) * 256) {
-    T& y = p.result[result_of(p, at / channels) + at % channels];
+    T& y = p.result[result_of(p, p.to, at / channels) + at % channels];
     y = activate(p.activation, y, p.activation_alpha);
   }
 }
@@ -160,7 +151,7 @@ struct WeightArgs {
 };
 
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, 1)
     conv_weight_tiles(const __grid_constant__ WeightArgs<typename Shape::Number> p) {
   using T = typename Shape::Number;
   HOTLOOP_SHARED(T, shared);
@@ -172,26 +163,15 @@ __global__ void __launch_bounds__(Shape::kThreads)
       p.x, p.x_data + group * p.channels * p.x.steps.c, row0, p.depth);
   TermSlice<T, Shape::kColumns, Shape::kDepth, Shape::kThreads> b(
       p.dy, p.dy_data + group * p.columns * p.dy.steps.c, column0, p.columns);
-  Shape tile;
-  tile.run(a, b, begin, last < p.pixels ? last : p.pixels, shared);
+  Shape sums;
+  sums.run(a, b, begin, last < p.pixels ? last : p.pixels, shared);
 
   T* const parts = p.parts + blockIdx.y * p.slice_step + group * p.depth * p.columns;
-  constexpr int kPiece = Shape::kPiece;
-#pragma unroll
-  for (int i = 0; i < Shape::kThreadRows; ++i) {
-    const std::int64_t row = row0 + Shape::row_of(i / kPiece) + i % kPiece;
-    if (row >= p.depth) continue;
-#pragma unroll
-    for (int g = 0; g < Shape::kColumnGroups; ++g) {
-      const std::int64_t column = column0 + Shape::column_of(g);
-#pragma unroll
-      for (int v = 0; v < kPiece; ++v) {
-        if (column + v < p.columns) {
-          parts[row * p.columns + column + v] = tile.sum[i][g * kPiece + v];
-        }
-      }
-    }
-  }
+  sums.each(row0, column0, p.depth, [&](std::int64_t row) {
+    return [&p, to = parts + row * p.columns](std::int64_t column, const Piece<T>& piece) {
+      put_piece(to + column, piece, p.columns - column, p.whole);
+    };
+  });
 }
 
 // Without tiles: a thread for each weight, neighbours in neighbouring groups.

@@ -26,6 +26,7 @@ struct ImageView {
   Divisor count_d, count_h, count_w;  // pixel -> (n, d, h, w)
   Divisor channels, taps_h, taps_w;   // term -> (d, h, w, channel)
   bool whole;                         // four channels at a time can be read as 16 bytes
+  bool linear;                        // pixel p lies at p * steps.w, always inside
 };
 
 // Where an output position or a tap lies in the source.
@@ -43,14 +44,19 @@ __device__ __forceinline__ Place place_of_pixel(const ImageView& view, unsigned 
   const int d = static_cast<int>(plane) * view.d.step + view.d.first;
   return {n * view.steps.n + d * view.steps.d + h * view.steps.h + w * view.steps.w, d, h, w};
 }
-__device__ __forceinline__ Place place_of_term(const ImageView& view, unsigned term) {
-  unsigned channel = term;
-  unsigned tap = view.channels.split(channel);
+// Of a tap's first channel; `term` becomes the channel.
+__device__ __forceinline__ Place place_of_tap(const ImageView& view, unsigned& term) {
+  unsigned tap = view.channels.split(term);
   unsigned row = view.taps_w.split(tap);
   const int w = static_cast<int>(tap) * view.w.shift;
   const unsigned plane = view.taps_h.split(row);
   const int h = static_cast<int>(row) * view.h.shift, d = static_cast<int>(plane) * view.d.shift;
-  return {d * view.steps.d + h * view.steps.h + w * view.steps.w + channel * view.steps.c, d, h, w};
+  return {d * view.steps.d + h * view.steps.h + w * view.steps.w, d, h, w};
+}
+__device__ __forceinline__ Place place_of_term(const ImageView& view, unsigned term) {
+  Place place = place_of_tap(view, term);
+  place.offset += term * view.steps.c;
+  return place;
 }
 __device__ __forceinline__ bool inside(const ImageView& view, const Place& pixel,
                                        const Place& term) {
@@ -59,47 +65,53 @@ __device__ __forceinline__ bool inside(const ImageView& view, const Place& pixel
          static_cast<unsigned>(pixel.w + term.w) < static_cast<unsigned>(view.w.size);
 }
 
-// Rows are pixels, k the terms: forward and backward to the input.
+// Rows are pixels, k the terms: forward and backward to the input. Where a tap lies is found once
+// for all its channels.
 template <class T, int rows, int depth, int threads>
 struct PixelSlice : SlicePart<T, rows, depth, threads, true> {
   using Part = SlicePart<T, rows, depth, threads, true>;
-  static_assert(threads % Part::kAlong == 0);  // all pieces of a thread begin at one term
   const ImageView& view;
   const T* data;
-  Place pixel[Part::kPieces];
+  Place pixel;
+  const T* at[Part::kPieces];     // under the tap that piece i is in, its channel 0; null: outside
+  unsigned first[Part::kPieces];  // that tap's first term
 
-  __device__ __forceinline__ PixelSlice(const ImageView& source, const T* from, std::int64_t first,
+  __device__ __forceinline__ PixelSlice(const ImageView& source, const T* from, std::int64_t row0,
                                         std::int64_t pixels)
       : view(source), data(from) {
+    const std::int64_t number = row0 + Part::row();
+    pixel = place_of_pixel(view, static_cast<unsigned>(number < pixels ? number : 0));
+    if (number >= pixels) pixel.d = -(1 << 30);  // outside for every tap
 #pragma unroll
     for (int i = 0; i < Part::kPieces; ++i) {
-      const std::int64_t number = first + Part::row(i);
-      pixel[i] = place_of_pixel(view, static_cast<unsigned>(number < pixels ? number : 0));
-      if (number >= pixels) pixel[i].d = -(1 << 30);  // outside for every tap
+      first[i] = 0x80000000u;  // no term is so large
+      at[i] = nullptr;
     }
   }
 
-  __device__ __forceinline__ void load(std::int64_t begin, std::int64_t end) {
-    const unsigned k = static_cast<unsigned>(begin) + static_cast<unsigned>(Part::term(0));
+  __device__ __forceinline__ void load(std::int64_t begin, std::int64_t end, T*) {
     const unsigned last = static_cast<unsigned>(end);
-    if (view.whole) {
-      const Place term = place_of_term(view, k);
 #pragma unroll
-      for (int i = 0; i < Part::kPieces; ++i) {
-        this->stage[i] = Piece<T>{};
-        if (k < last && inside(view, pixel[i], term)) {
-          this->stage[i] = *reinterpret_cast<const Piece<T>*>(data + pixel[i].offset + term.offset);
+    for (int i = 0; i < Part::kPieces; ++i) {
+      const unsigned k = static_cast<unsigned>(begin) + static_cast<unsigned>(Part::term(i));
+      Piece<T>& piece = this->stage[i];
+      piece = Piece<T>{};
+      if (view.whole) {
+        if (k - first[i] >= view.channels.by) {
+          unsigned channel = k;
+          const Place tap = place_of_tap(view, channel);
+          first[i] = k - channel;
+          at[i] = inside(view, pixel, tap) ? data + pixel.offset + tap.offset : nullptr;
         }
+        if (k < last && at[i]) piece = *reinterpret_cast<const Piece<T>*>(at[i] + (k - first[i]));
+        continue;
       }
-      return;
-    }
 #pragma unroll
-    for (int v = 0; v < Part::kPiece; ++v) {
-      const Place term = place_of_term(view, k + static_cast<unsigned>(v));
-#pragma unroll
-      for (int i = 0; i < Part::kPieces; ++i) {
-        const bool there = k + static_cast<unsigned>(v) < last && inside(view, pixel[i], term);
-        this->stage[i].at[v] = there ? data[pixel[i].offset + term.offset] : T(0);
+      for (int v = 0; v < Part::kPiece; ++v) {
+        const Place term = place_of_term(view, k + static_cast<unsigned>(v));
+        if (k + static_cast<unsigned>(v) < last && inside(view, pixel, term)) {
+          piece.at[v] = data[pixel.offset + term.offset];
+        }
       }
     }
   }
@@ -109,10 +121,9 @@ struct PixelSlice : SlicePart<T, rows, depth, threads, true> {
 template <class T, int rows, int depth, int threads>
 struct TermSlice : SlicePart<T, rows, depth, threads, false> {
   using Part = SlicePart<T, rows, depth, threads, false>;
-  static_assert(threads % Part::kAlong == 0);  // all pieces of a thread have the same rows
   const ImageView& view;
   const T* data;
-  unsigned row;  // the first of a piece
+  unsigned row;  // the first of all the thread's pieces
   unsigned terms;
   Place term;
 
@@ -120,29 +131,31 @@ struct TermSlice : SlicePart<T, rows, depth, threads, false> {
                                        std::int64_t count)
       : view(source),
         data(from),
-        row(static_cast<unsigned>(first) + Part::row(0)),
+        row(static_cast<unsigned>(first) + Part::row()),
         terms(static_cast<unsigned>(count)) {
     term = place_of_term(view, row < terms ? row : 0);
   }
 
-  __device__ __forceinline__ void load(std::int64_t begin, std::int64_t end) {
+  __device__ __forceinline__ void load(std::int64_t begin, std::int64_t end, T* to) {
 #pragma unroll
     for (int i = 0; i < Part::kPieces; ++i) {
-      this->stage[i] = Piece<T>{};
+      T* const at = to + Part::term(i) * Part::kPitch + Part::row();
       const std::int64_t number = begin + Part::term(i);
-      if (number >= end) continue;
-      const Place pixel = place_of_pixel(view, static_cast<unsigned>(number));
+      const bool there = number < end;
+      // Pixel after pixel, as with one tap and no padding: no division.
+      const Place pixel = view.linear ? Place{number * view.steps.w, 0, 0, 0}
+                                      : place_of_pixel(view, static_cast<unsigned>(number));
       if (view.whole) {
-        if (row < terms && inside(view, pixel, term)) {
-          this->stage[i] = *reinterpret_cast<const Piece<T>*>(data + pixel.offset + term.offset);
-        }
+        const bool inner = there && row < terms && (view.linear || inside(view, pixel, term));
+        copy_async<16>(at, data + (inner ? pixel.offset + term.offset : 0), inner);
         continue;
       }
 #pragma unroll
       for (int v = 0; v < Part::kPiece; ++v) {
-        if (row + v >= terms) break;
-        const Place other = place_of_term(view, row + static_cast<unsigned>(v));
-        if (inside(view, pixel, other)) this->stage[i].at[v] = data[pixel.offset + other.offset];
+        const bool known = there && row + v < terms;
+        const Place other = place_of_term(view, known ? row + static_cast<unsigned>(v) : 0);
+        const bool inner = known && (view.linear || inside(view, pixel, other));
+        copy_async<sizeof(T)>(at + v, data + (inner ? pixel.offset + other.offset : 0), inner);
       }
     }
   }

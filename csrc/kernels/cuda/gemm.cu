@@ -30,7 +30,7 @@ struct ProductArgs {
 constexpr int kGroup = 8;  // tile rows that walk along n together, so that B stays in L2
 
 template <class Shape, bool a_deep, bool b_deep>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     gemm_tiles(const __grid_constant__ ProductArgs<typename Shape::Number> p) {
   using T = typename Shape::Number;
   HOTLOOP_SHARED(T, shared);
@@ -42,52 +42,31 @@ __global__ void __launch_bounds__(Shape::kThreads)
   const std::int64_t column0 = in_group / rows * Shape::kColumns;
   const std::int64_t begin = blockIdx.y * p.slice, last = begin + p.slice;
 
-  MatrixSlice<T, Shape::kRows, Shape::kDepth, Shape::kThreads, a_deep> a;
-  a.data = p.a + batch_offset(p.a_batch, t, p.inner) + row0 * p.a_row;
-  a.row_step = p.a_row;
-  a.term_step = p.a_term;
-  a.left = p.m - row0;
-  a.whole = p.a_whole;
-  MatrixSlice<T, Shape::kColumns, Shape::kDepth, Shape::kThreads, b_deep> b;
-  b.data = p.b + batch_offset(p.b_batch, t, p.inner) + column0 * p.b_column;
-  b.row_step = p.b_column;
-  b.term_step = p.b_term;
-  b.left = p.n - column0;
-  b.whole = p.b_whole;
-  Shape tile_sum;
-  tile_sum.run(a, b, begin, last < p.k ? last : p.k, shared);
+  MatrixSlice<T, Shape::kRows, Shape::kDepth, Shape::kThreads, a_deep> a(
+      p.a + batch_offset(p.a_batch, t, p.inner) + row0 * p.a_row, p.a_row, p.a_term, p.m - row0,
+      p.a_whole, begin);
+  MatrixSlice<T, Shape::kColumns, Shape::kDepth, Shape::kThreads, b_deep> b(
+      p.b + batch_offset(p.b_batch, t, p.inner) + column0 * p.b_column, p.b_column, p.b_term,
+      p.n - column0, p.b_whole, begin);
+  Shape sums;
+  sums.run(a, b, begin, last < p.k ? last : p.k, shared);
 
   T* const c = p.c + batch_offset(p.c_batch, t, p.inner) + blockIdx.y * p.slice_step;
   const T* const d = p.d ? p.d + batch_offset(p.d_batch, t, p.inner) : nullptr;
-  constexpr int kPiece = Shape::kPiece;
+  sums.each(row0, column0, p.m, [&](std::int64_t row) {
+    return [&p, d, row, to = c + row * p.c_row](std::int64_t column, Piece<T> piece) {
 #pragma unroll
-  for (int i = 0; i < Shape::kThreadRows; ++i) {
-    const std::int64_t row = row0 + Shape::row_of(i / kPiece) + i % kPiece;
-    if (row >= p.m) continue;
-#pragma unroll
-    for (int g = 0; g < Shape::kColumnGroups; ++g) {
-      const std::int64_t column = column0 + Shape::column_of(g);
-      Piece<T> result;
-#pragma unroll
-      for (int v = 0; v < kPiece; ++v) {
-        T x = tile_sum.sum[i][g * kPiece + v] * p.alpha;
+      for (int v = 0; v < Shape::kPiece; ++v) {
+        T x = piece.at[v] * p.alpha;
         if (column + v < p.n) {
           if (p.bias) x += p.bias[column + v];
           if (d) x = fused(p.beta, d[row * p.d_row + column + v], x);
         }
-        result.at[v] = cheap_activation(x, p.active, p.slope);
+        piece.at[v] = cheap_activation(x, p.active, p.slope);
       }
-      T* const to = c + row * p.c_row + column;
-      if (p.c_whole && column + kPiece <= p.n) {
-        *reinterpret_cast<Piece<T>*>(to) = result;
-      } else {
-#pragma unroll
-        for (int v = 0; v < kPiece; ++v) {
-          if (column + v < p.n) to[v] = result.at[v];
-        }
-      }
-    }
-  }
+      put_piece(to + column, piece, p.n - column, p.c_whole);
+    };
+  });
 }
 
 // ---- plans: shapes alone decide -----------------------------------------------------------------

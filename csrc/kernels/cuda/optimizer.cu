@@ -185,7 +185,7 @@ void launch_strided(const OptimizerArgs& args, const Common& common, cudaStream_
     const OptimizerTensor& from = args.tensors[t];
     if (from.dense || from.size == 0) continue;
     Strided to{};
-    to.arrays = arrays_of(args.rule);
+    to.arrays = arrays_of(args.rule).count;
     to.size = from.size;
     to.ndim = from.ndim;
     to.unit = from.first_unit;
@@ -314,7 +314,7 @@ void launch_rule(const OptimizerArgs& args, const Common& common, cudaStream_t s
       launch_dense<T, 1, true>(args, common, stream);
     }
   } else {
-    switch (arrays_of(args.rule)) {
+    switch (arrays_of(args.rule).count) {
       case 1:
         launch_dense<T, 1, false>(args, common, stream);
         break;
@@ -343,7 +343,8 @@ HOTLOOP_CUDA_WORKSPACE(optimizer, OptimizerArgs) {
 HOTLOOP_CUDA_KERNEL(optimizer, OptimizerArgs) {
   static_assert(sizeof(OptimizerScalars<double>) <= 256);
   static_assert(sizeof(Batch<kOptimizerArrays>) + sizeof(Common) <= 4096);
-  Common common{args.scalars, nullptr, args.rule, written_by(args.rule), nullptr, args.factors};
+  Common common{args.scalars, nullptr,     args.rule, arrays_of(args.rule).written,
+                nullptr,      args.factors};
   if (sums_up(args.rule)) common.partials = args.partials;
   if (moves(args)) {
     auto* const moved = static_cast<OptimizerScalars<double>*>(args.scratch);

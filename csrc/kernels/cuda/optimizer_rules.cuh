@@ -25,30 +25,25 @@ __device__ __forceinline__ OptimizerScalars<Lane<T>> spread(const OptimizerScala
           c.nesterov};
 }
 
-constexpr int arrays_of(OptimizerRule rule) {
+// Arrays of a rule, and which of them it writes, as bits.
+struct RuleArrays {
+  int count;
+  unsigned written;
+};
+constexpr RuleArrays arrays_of(OptimizerRule rule) {
   switch (rule) {
 #define HOTLOOP_RULE_CASE(name, arrays, written) \
   case OptimizerRule::name:                      \
-    return arrays;
+    return {arrays, written};
     HOTLOOP_OPTIMIZER_RULES(HOTLOOP_RULE_CASE)
 #undef HOTLOOP_RULE_CASE
   }
-  return 0;
+  return {0, 0};
 }
 template <OptimizerRule rule>
-constexpr int kArraysOf = arrays_of(rule);
-constexpr unsigned written_by(OptimizerRule rule) {
-  switch (rule) {
-#define HOTLOOP_RULE_CASE(name, arrays, written) \
-  case OptimizerRule::name:                      \
-    return written;
-    HOTLOOP_OPTIMIZER_RULES(HOTLOOP_RULE_CASE)
-#undef HOTLOOP_RULE_CASE
-  }
-  return 0;
-}
+constexpr int kArraysOf = arrays_of(rule).count;
 constexpr bool sums_up(OptimizerRule rule) {
-  return written_by(rule) == 0 || rule == OptimizerRule::lamb_moments;
+  return arrays_of(rule).written == 0 || rule == OptimizerRule::lamb_moments;
 }
 
 // One element of a rule with kArrays arrays; 0: of any.

@@ -3,13 +3,18 @@
 // the taps of a convolution (conv_load.cuh).
 //
 // A slice lies as [k][row]. A thread keeps 8x8 (or less) of C in registers, as blocks of 16 bytes a
-// quarter or half of the tile apart, and reads 16 bytes of either slice at a time: a warp covers
-// 4 x 8 such pieces, so no bank is asked twice. While it multiplies, the next slice is on its way
-// from global memory into registers and then into the other half of shared memory: one barrier
-// for each slice.
+// quarter or half of the tile apart, and reads 16 bytes of either slice at a time. A warp covers
+// 4 x 8 such pieces, in the order of CUTLASS' SIMT warps (interleaved by two): of either slice,
+// lanes i and i ^ 1, or i and i ^ 2, read the same piece, and then 16 lanes are served at once: two
+// transfers for a load, where quarters of a warp with eight different pieces each take four.
+// Shared memory is busy for half of the time that the multiply-adds take.
+//
+// While a slice is multiplied, the next one is on its way: straight into the other half of shared
+// memory (cp.async), or, where it must be turned, into registers. One barrier for each slice.
 #pragma once
 
 #include "kernels/cuda/kernel.cuh"
+#include "kernels/cuda/ptx/copy_async.cuh"
 
 namespace hotloop::cuda {
 
@@ -42,6 +47,8 @@ struct Tile {
   static constexpr int kPiece = Piece<T>::kSize;
   static constexpr int kRowGroups = thread_rows / kPiece, kColumnGroups = thread_columns / kPiece;
   static constexpr int kThreads = rows / thread_rows * (columns / thread_columns);
+  // Of a multiprocessor, which has 65536 registers: one multiplies while another waits.
+  static constexpr int kBlocks = thread_rows * thread_columns * sizeof(T) > 64 ? 2 : 3;
   // A piece more than the tile is wide: what is written along k falls onto other banks.
   static constexpr int kRowPitch = rows + kPiece, kColumnPitch = columns + kPiece;
   static constexpr int kSharedNumbers = 2 * depth * (kRowPitch + kColumnPitch);
@@ -54,12 +61,12 @@ struct Tile {
   // Where the thread's piece (i, j) of the tile begins.
   static __device__ __forceinline__ int row_of(int group) {
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const int place = warp / (columns / thread_columns / 8) * 4 + lane / 8;
+    const int place = warp / (columns / thread_columns / 8) * 4 + lane / 16 * 2 + lane % 2;
     return group * (rows / kRowGroups) + place * kPiece;
   }
   static __device__ __forceinline__ int column_of(int group) {
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const int place = warp % (columns / thread_columns / 8) * 8 + lane % 8;
+    const int place = warp % (columns / thread_columns / 8) * 8 + lane / 2 % 8;
     return group * (columns / kColumnGroups) + place * kPiece;
   }
 
@@ -96,82 +103,144 @@ struct Tile {
     }
     if (begin >= end) return;
     constexpr int kHalf = depth * (kRowPitch + kColumnPitch);
-    a.load(begin, end);
-    b.load(begin, end);
+    a.load(begin, end, shared);
+    b.load(begin, end, shared + depth * kRowPitch);
     int half = 0;
     for (std::int64_t k = begin; k < end; k += depth, half ^= 1) {
-      T* const to = shared + half * kHalf;
-      a.store(to);
-      b.store(to + depth * kRowPitch);
+      T* const now = shared + half * kHalf;
+      a.store(now);
+      b.store(now + depth * kRowPitch);
+      copies_wait();
       __syncthreads();
-      if (k + depth < end) {
-        a.load(k + depth, end);
-        b.load(k + depth, end);
+      if (k + depth < end) {  // nobody reads the other half any more
+        T* const next = shared + (half ^ 1) * kHalf;
+        a.load(k + depth, end, next);
+        b.load(k + depth, end, next + depth * kRowPitch);
       }
-      multiply(to, to + depth * kRowPitch);
+      multiply(now, now + depth * kRowPitch);
+    }
+  }
+
+  // All that the thread has, piece by piece: at_row(row) makes what takes (column, piece).
+  template <class AtRow>
+  __device__ __forceinline__ void each(std::int64_t row0, std::int64_t column0,
+                                       std::int64_t row_count, AtRow at_row) const {
+#pragma unroll
+    for (int i = 0; i < thread_rows; ++i) {
+      const std::int64_t row = row0 + row_of(i / kPiece) + i % kPiece;
+      if (row >= row_count) continue;
+      const auto take = at_row(row);
+#pragma unroll
+      for (int g = 0; g < kColumnGroups; ++g) {
+        Piece<T> piece;
+#pragma unroll
+        for (int v = 0; v < kPiece; ++v) piece.at[v] = sum[i][g * kPiece + v];
+        take(column0 + column_of(g), piece);
+      }
     }
   }
 };
 
-// A part of a slice that a thread brings: pieces of 16 bytes along k (deep) or along the rows.
+// As many numbers as are `left`; as one where `whole` says that this place allows it.
+template <class T>
+__device__ __forceinline__ void put_piece(T* to, const Piece<T>& piece, std::int64_t left,
+                                          bool whole) {
+  if (whole && left >= Piece<T>::kSize) {
+    *reinterpret_cast<Piece<T>*>(to) = piece;
+    return;
+  }
+#pragma unroll
+  for (int v = 0; v < Piece<T>::kSize; ++v) {
+    if (v < left) to[v] = piece.at[v];
+  }
+}
+
+// A part of a slice that a thread brings: pieces of 16 bytes of one row or four, at several terms;
+// along k (deep), by registers, or along the rows, as they come. Deep: a warp's stores of one
+// number of each piece meet the banks once.
 template <class T, int rows, int depth, int threads, bool deep>
 struct SlicePart {
   static constexpr int kPiece = Piece<T>::kSize;
   static constexpr int kPieces = rows * depth / kPiece / threads;
   static constexpr int kPitch = rows + kPiece;
-  static constexpr int kAlong = (deep ? depth : rows) / kPiece;
+  // Threads side by side on a row (deep), or rows side by side in a term, in pieces.
+  static constexpr int kSide = deep ? threads / rows : rows / kPiece;
+  static constexpr int kTermStep = deep ? kSide * kPiece : threads / kSide;
+  static_assert(threads % rows == 0 || !deep);
+  static_assert(threads % kSide == 0 && kPieces * kTermStep == depth);
 
-  Piece<T> stage[kPieces];
+  Piece<T> stage[deep ? kPieces : 1];
 
-  // Of piece i, in the tile: its first row and its first term.
-  static __device__ __forceinline__ int row(int i) {
-    const int index = static_cast<int>(threadIdx.x) + i * threads;
-    return deep ? index / kAlong : index % kAlong * kPiece;
+  // In the tile: the first row of all the thread's pieces, and the first term of piece i.
+  static __device__ __forceinline__ int row() {
+    const int thread = static_cast<int>(threadIdx.x);
+    return deep ? thread / kSide : thread % kSide * kPiece;
   }
   static __device__ __forceinline__ int term(int i) {
-    const int index = static_cast<int>(threadIdx.x) + i * threads;
-    return deep ? index % kAlong * kPiece : index / kAlong;
+    const int thread = static_cast<int>(threadIdx.x);
+    return (deep ? thread % kSide * kPiece : thread / kSide) + i * kTermStep;
   }
 
   __device__ __forceinline__ void store(T* to) const {
+    if constexpr (deep) {
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      if constexpr (deep) {
+      for (int i = 0; i < kPieces; ++i) {
 #pragma unroll
-        for (int v = 0; v < kPiece; ++v) to[(term(i) + v) * kPitch + row(i)] = stage[i].at[v];
-      } else {
-        *reinterpret_cast<Piece<T>*>(to + term(i) * kPitch + row(i)) = stage[i];
+        for (int v = 0; v < kPiece; ++v) to[(term(i) + v) * kPitch + row()] = stage[i].at[v];
       }
     }
   }
 };
 
 // A slice of a matrix: row r, term k at data + r * row_step + k * term_step. Pieces of 16 bytes
-// where `whole` says that they are aligned and dense; else number by number, zeros outside.
+// where `whole` says that they are aligned and dense; else number by number, zeros outside. Slices
+// come one after the other, from `begin` on.
 template <class T, int rows, int depth, int threads, bool deep>
 struct MatrixSlice : SlicePart<T, rows, depth, threads, deep> {
   using Part = SlicePart<T, rows, depth, threads, deep>;
-  const T* data;  // of the tile's first row
+  const T* next;  // the thread's first piece of the slice to come
   std::int64_t row_step, term_step;
-  std::int64_t left;  // rows that there are
-  bool whole;
+  int left;    // rows that there are from the thread's first one on
+  bool whole;  // also: all rows of the thread's pieces are there
 
-  __device__ __forceinline__ void load(std::int64_t begin, std::int64_t end) {
+  // `data` is of the tile's first row, `row_count` so many follow.
+  __device__ __forceinline__ MatrixSlice(const T* data, std::int64_t row_by, std::int64_t term_by,
+                                         std::int64_t row_count, bool aligned, std::int64_t begin)
+      : next(data + Part::row() * row_by + (begin + Part::term(0)) * term_by),
+        row_step(row_by),
+        term_step(term_by),
+        left(static_cast<int>(row_count < rows ? row_count : rows) - Part::row()),
+        whole(aligned && left >= (deep ? 1 : Part::kPiece)) {}
+
+  __device__ __forceinline__ void load(std::int64_t begin, std::int64_t end, T* to) {
+    const int terms = end - begin < depth ? static_cast<int>(end - begin) : depth;
+    const T* from = next;
 #pragma unroll
-    for (int i = 0; i < Part::kPieces; ++i) {
-      const std::int64_t row = Part::row(i), k = begin + Part::term(i);
-      const T* const from = data + row * row_step + k * term_step;
-      constexpr int kLast = Part::kPiece - 1;
-      if (whole && row + (deep ? 0 : kLast) < left && k + (deep ? kLast : 0) < end) {
-        this->stage[i] = *reinterpret_cast<const Piece<T>*>(from);
+    for (int i = 0; i < Part::kPieces; ++i, from += Part::kTermStep * term_step) {
+      const int term = Part::term(i);
+      if constexpr (deep) {
+        Piece<T>& piece = this->stage[i];
+        if (whole && term + Part::kPiece <= terms) {
+          piece = *reinterpret_cast<const Piece<T>*>(from);
+        } else {
+#pragma unroll
+          for (int v = 0; v < Part::kPiece; ++v) {
+            piece.at[v] = left > 0 && term + v < terms ? from[v * term_step] : T(0);
+          }
+        }
       } else {
+        T* const at = to + term * Part::kPitch + Part::row();
+        if (whole) {
+          copy_async<16>(at, from, term < terms);
+        } else {
 #pragma unroll
-        for (int v = 0; v < Part::kPiece; ++v) {
-          const bool inside = row + (deep ? 0 : v) < left && k + (deep ? v : 0) < end;
-          this->stage[i].at[v] = inside ? from[v * (deep ? term_step : row_step)] : T(0);
+          for (int v = 0; v < Part::kPiece; ++v) {
+            copy_async<sizeof(T)>(at + v, from + v * row_step, v < left && term < terms);
+          }
         }
       }
     }
+    next += depth * term_step;
   }
 };
 

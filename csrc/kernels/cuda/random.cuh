@@ -121,8 +121,12 @@ __device__ __forceinline__ Two<T> box_muller(T u1, T u2) {
 // The words of this thread's block.
 template <class Args>
 __device__ __forceinline__ math::PhiloxBlock words_at(const Args& args, std::int64_t block) {
-  const std::uint64_t stream = args.stream + (args.counter ? *args.counter : 0);
-  return math::philox_at(args.seed, stream, static_cast<std::uint64_t>(block));
+  RandomDraws from{args.stream, args.seed};
+  if (args.draws) {
+    from.stream += args.draws->stream;
+    from.seed = args.draws->seed;
+  }
+  return math::philox_at(from.seed, from.stream, static_cast<std::uint64_t>(block));
 }
 
 }  // namespace hotloop::cuda

@@ -119,17 +119,23 @@ def bernoulli(
     return _core.bernoulli(shape, p, dtype, key, out)
 
 
-def permutation(n: int, *, key: RandomKey | None = None) -> NDArray[np.int64]:
+def permutation(
+    n: int, *, key: RandomKey | None = None, out: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """The integers from 0 to n - 1 in random order.
 
     Args:
         n: how many.
         key: (seed, stream); by default `random_key()`.
+        out: where to write, n numbers of int64; on a GPU the same order is made there. Any strides.
 
     Raises:
-        ShapeError: `n` is negative.
-        DTypeError: `key` is no key.
+        ShapeError: `n` is negative, or `out` has not n elements.
+        DTypeError: `key` is no key, or `out` is not of int64.
+        OutputError: `out` is read-only.
 
-    Source: Fisher and Yates' shuffle; Lemire, Fast random integer generation in an interval (2019).
+    Source: Fisher and Yates' shuffle; Lemire, Fast random integer generation in an interval (2019);
+    on a GPU Shun et al., Sequential random permutation, list contraction and tree contraction are
+    highly parallel (SODA 2015).
     """
-    return _core.permutation(n, key)
+    return _core.permutation(n, key, out)

@@ -5,7 +5,7 @@
 #include "kernels/cuda/runtime/device.cuh"
 
 #ifndef HOTLOOP_CUDA_ARCHITECTURES
-#define HOTLOOP_CUDA_ARCHITECTURES ""
+#define HOTLOOP_CUDA_ARCHITECTURES "80-real;90a-real"  // the emulator's
 #endif
 
 namespace hotloop::cuda {
@@ -27,7 +27,6 @@ int device_count(int* count) {
 // By NVIDIA's rules: machine code runs on its own major version from its minor on ("90a" on that
 // very one), PTX ("-virtual") on everything newer; a name without a suffix means both.
 bool runs_on(int major, int minor) {
-  if (kEmulated) return true;
   const char* list = HOTLOOP_CUDA_ARCHITECTURES;
   while (*list) {
     char* rest = nullptr;
@@ -96,7 +95,9 @@ constexpr CudaApi kApi{kCudaAbi,     kEmulated, HOTLOOP_CUDA_ARCHITECTURES,
                        empty_cache,  memory,    traffic,
                        to_device,    to_host,   between,
                        enter,        leave,     synchronize,
-                       fault_record, wait_for,  let_wait};
+                       fault_record, wait_for,  let_wait,
+                       graph_begin,  graph_end, graph_draws,
+                       graph_replay, graph_free};
 
 }  // namespace
 }  // namespace hotloop::cuda

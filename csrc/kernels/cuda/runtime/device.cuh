@@ -33,6 +33,19 @@ class OnDevice {
   cudaError_t code_;
 };
 
+// cudaMalloc and cudaFree are no work of a stream; a capture refuses them only since they might
+// wait for it.
+class AllowMalloc {
+ public:
+  AllowMalloc() { (void)cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~AllowMalloc() { (void)cudaThreadExchangeStreamCaptureMode(&mode_); }
+  AllowMalloc(const AllowMalloc&) = delete;
+  AllowMalloc& operator=(const AllowMalloc&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 // The one stream of a device, made at first use; apart from the legacy default stream, which would
 // wait for everybody. The device must be current.
 cudaError_t stream_of(int device, cudaStream_t* stream);
@@ -50,5 +63,19 @@ int synchronize(int device, IndexFault* found);
 int fault_record(int device, IndexFault** record);
 int wait_for(int device, void* other);
 int let_wait(int device, void* other);
+
+// What a graph may write when it is replayed: nobody else gets it while the graph lives.
+struct GraphMemory;
+// This thread's allocations are the graph's until end_graph_memory.
+GraphMemory* begin_graph_memory(int device);
+void end_graph_memory(GraphMemory* memory);
+void free_graph_memory(GraphMemory* memory);
+
+int graph_begin(int device, std::uint64_t first);
+int graph_end(int device, std::uint64_t draws, void** graph);
+const RandomDraws* graph_draws(int device);
+int graph_replay(int device, void* const* graphs, int count, int times, std::uint64_t next,
+                 std::uint64_t seed, float* milliseconds);
+void graph_free(void* graph);
 
 }  // namespace hotloop::cuda

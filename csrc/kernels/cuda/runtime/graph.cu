@@ -1,72 +1,128 @@
-// A CUDA graph of what a device's stream is given, and the time that it takes: for
-// bench/device_check.py, which finds these functions by their names. While a graph is being made,
-// an allocation that the cache does not serve, a synchronization or a read-back is an error: so a
-// captured training step is known to do none of them.
+// CUDA graphs of what a device's stream is given: captured, replayed, timed.
+//
+// While a graph is being made, a synchronization or a read-back is an error, so a captured training
+// step is known to do neither. Its memory is its own (memory.cu). Random numbers: the kernels add
+// what lies at `draws` to their stream, and a replay writes there, first of all, how far the
+// process's streams have moved since the capture: so replays draw what as many eager steps would.
 #include "kernels/cuda/runtime/device.cuh"
+#include "kernels/random.h"
 
 namespace hotloop::cuda {
 namespace {
 
 struct Graph {
   cudaGraphExec_t executable = nullptr;
+  GraphMemory* memory = nullptr;
+  RandomDraws* draws = nullptr;        // on the device
+  std::uint64_t first = 0, count = 0;  // of the streams that the capture took
+  int device = 0;
 };
+
+thread_local Graph* captured[kMostDevices] = {};  // by this thread
+
+__global__ void set_draws(RandomDraws* draws, std::uint64_t stream, std::uint64_t seed) {
+  draws->stream = stream;
+  draws->seed = seed;
+}
+
+void discard(Graph* graph) {
+  const OnDevice current(graph->device);
+  if (graph->executable) (void)cudaGraphExecDestroy(graph->executable);
+  if (graph->memory) free_graph_memory(graph->memory);
+  const AllowMalloc allowed;
+  (void)cudaFree(graph->draws);
+  delete graph;
+}
 
 }  // namespace
 
-HOTLOOP_CUDA_EXPORT int hotloop_cuda_graph_begin(int device) {
+int graph_begin(int device, std::uint64_t first) {
   const OnDevice current(device);
+  if (current.code() != cudaSuccess) return current.code();
   cudaStream_t stream;
-  const cudaError_t code = stream_of(device, &stream);
-  return code != cudaSuccess ? code
-                             : cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  int code = stream_of(device, &stream);
+  // Made now: the capture would note that it is set to zero.
+  IndexFault* record = nullptr;
+  if (code == cudaSuccess) code = fault_record(device, &record);
+  void* draws = nullptr;
+  if (code == cudaSuccess) code = cudaMalloc(&draws, sizeof(RandomDraws));
+  if (code != cudaSuccess) {
+    (void)cudaGetLastError();
+    return code;
+  }
+  code = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  if (code != cudaSuccess) {
+    (void)cudaGetLastError();
+    (void)cudaFree(draws);
+    return code;
+  }
+  Graph* const graph = new Graph;
+  graph->device = device;
+  graph->first = first;
+  graph->draws = static_cast<RandomDraws*>(draws);
+  graph->memory = begin_graph_memory(device);
+  captured[device] = graph;
+  return cudaSuccess;
 }
 
-HOTLOOP_CUDA_EXPORT int hotloop_cuda_graph_end(int device, void** made) {
+int graph_end(int device, std::uint64_t draws, void** made) {
   *made = nullptr;
+  Graph* const graph = captured[device];
+  if (!graph) return cudaErrorInvalidValue;
+  captured[device] = nullptr;
+  end_graph_memory(graph->memory);
+  graph->count = draws;
   const OnDevice current(device);
   cudaStream_t stream;
-  cudaError_t code = stream_of(device, &stream);
-  if (code != cudaSuccess) return code;
-  cudaGraph_t graph = nullptr;
-  code = cudaStreamEndCapture(stream, &graph);
-  if (code != cudaSuccess) return code;
-  Graph* const result = new Graph;
-  code = cudaGraphInstantiate(&result->executable, graph, 0);
-  (void)cudaGraphDestroy(graph);
+  int code = stream_of(device, &stream);
+  cudaGraph_t noted = nullptr;
+  if (code == cudaSuccess) code = cudaStreamEndCapture(stream, &noted);
+  if (code == cudaSuccess) code = cudaGraphInstantiate(&graph->executable, noted, 0);
+  if (noted) (void)cudaGraphDestroy(noted);
   if (code == cudaSuccess) {
-    *made = result;
+    *made = graph;
   } else {
-    delete result;
+    (void)cudaGetLastError();
+    discard(graph);
   }
   return code;
 }
 
-// Runs the graphs in turn, `times` in all, and measures between two events on the stream.
-HOTLOOP_CUDA_EXPORT int hotloop_cuda_graph_run(int device, void** graphs, int count, int times,
-                                               float* milliseconds) {
+const RandomDraws* graph_draws(int device) {
+  return captured[device] ? captured[device]->draws : nullptr;
+}
+
+int graph_replay(int device, void* const* graphs, int count, int times, std::uint64_t next,
+                 std::uint64_t seed, float* milliseconds) {
   const OnDevice current(device);
   cudaStream_t stream;
-  cudaError_t code = stream_of(device, &stream);
+  int code = stream_of(device, &stream);
   cudaEvent_t begin = nullptr, end = nullptr;
-  if (code == cudaSuccess) code = cudaEventCreate(&begin);
-  if (code == cudaSuccess) code = cudaEventCreate(&end);
-  if (code == cudaSuccess) code = cudaEventRecord(begin, stream);
-  for (int i = 0; i < times && code == cudaSuccess; ++i) {
-    code = cudaGraphLaunch(static_cast<Graph*>(graphs[i % count])->executable, stream);
+  if (milliseconds) {
+    if (code == cudaSuccess) code = cudaEventCreate(&begin);
+    if (code == cudaSuccess) code = cudaEventCreate(&end);
+    if (code == cudaSuccess) code = cudaEventRecord(begin, stream);
   }
-  if (code == cudaSuccess) code = cudaEventRecord(end, stream);
-  if (code == cudaSuccess) code = cudaEventSynchronize(end);
-  if (code == cudaSuccess) code = cudaEventElapsedTime(milliseconds, begin, end);
-  if (begin) (void)cudaEventDestroy(begin);
-  if (end) (void)cudaEventDestroy(end);
-  return code;
+  for (int i = 0; i < times && code == cudaSuccess; ++i) {
+    const Graph& graph = *static_cast<const Graph*>(graphs[i % count]);
+    if (graph.count > 0) {
+      HOTLOOP_LAUNCH(set_draws, 1, 1, 0, stream, graph.draws, next - graph.first, seed);
+      next += graph.count;
+    }
+    code = cudaGraphLaunch(graph.executable, stream);
+  }
+  if (milliseconds) {
+    if (code == cudaSuccess) code = cudaEventRecord(end, stream);
+    if (code == cudaSuccess) code = cudaEventSynchronize(end);
+    if (code == cudaSuccess) code = cudaEventElapsedTime(milliseconds, begin, end);
+    if (begin) (void)cudaEventDestroy(begin);
+    if (end) (void)cudaEventDestroy(end);
+  }
+  return code == cudaSuccess ? cudaGetLastError() : code;
 }
 
-HOTLOOP_CUDA_EXPORT void hotloop_cuda_graph_free(void* made) {
-  Graph* const graph = static_cast<Graph*>(made);
-  if (!graph) return;
-  (void)cudaGraphExecDestroy(graph->executable);
-  delete graph;
+void graph_free(void* made) {
+  if (made) discard(static_cast<Graph*>(made));
 }
 
 }  // namespace hotloop::cuda
