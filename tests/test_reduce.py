@@ -343,3 +343,27 @@ def test_errors(dtype):
     frozen.setflags(write=False)
     with pytest.raises(hl.OutputError, match="writable"):
         kernels.sum(x, 1, out=frozen)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_variance_of_long_rows_neither_cancels_nor_hides_a_number_that_is_none(level, kind):
+    """Blocks after the first take distances from the mean so far: the hard cases for that."""
+    size = 20_011
+    noise = np.random.default_rng(7).standard_normal(size)
+    outlier, late = noise.copy(), noise.copy()
+    outlier[0] = 1e6
+    late[size // 2 :] += 1e5
+    eps = float(np.finfo(kind).eps)
+    for hard in (noise + 1000, np.linspace(0, 1, size), outlier, late, np.full(size, 7.25)):
+        x = hard.astype(kind)
+        want = float(np.var(x.astype(np.longdouble)))
+        # Besides a few roundings: half an ULP of the mean, squared.
+        bound = 200 * eps * want + (eps * float(np.abs(x).max())) ** 2
+        assert abs(float(kernels.var(x, correction=0)) - want) <= bound
+        two = kernels.var(np.stack([x, x[::-1]]), 1, correction=0)
+        assert np.abs(two - want).max() <= bound
+    for at in (0, 4095, 4096, 9000, size - 1):
+        for bad in (np.nan, np.inf, -np.inf):
+            x = noise.astype(kind)
+            x[at] = bad
+            assert np.isnan(kernels.var(x, correction=0)), (at, bad)

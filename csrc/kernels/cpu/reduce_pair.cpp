@@ -1,9 +1,10 @@
 // Variance and logsumexp over the reduced axes: a pair of numbers for each output.
 //
 // Blocks that fit L1 are visited twice, for the mean (the maximum) and then for the distances from
-// it (the exponentials), so memory is read once. Blocks merge by Chan, Golub and LeVeque's formula
-// (1979); never E[x^2] - mean^2, which cancels. Layouts as in reduce.cpp: lanes along the reduced
-// axis (rows) or across the outputs (columns).
+// it (the exponentials), so memory is read once; for a variance along dense rows only the first
+// one is, and distances in the others are from the mean so far. Blocks merge by Chan, Golub and
+// LeVeque's formula (1979); never E[x^2] - mean^2, which cancels. Layouts as in reduce.cpp: lanes
+// along the reduced axis (rows) or across the outputs (columns).
 #include <type_traits>
 
 #include "engines/row_reduction.h"
@@ -90,6 +91,37 @@ template <class Op, class T>
   }
 }
 
+// The moments of n dense elements, in one visit: distances are taken from the mean of `have` others
+// before. What that cancels lies below the square of the distance between the two means, of which
+// the merged sum holds at least half, since the blocks before are no shorter.
+template <class T>
+[[gnu::always_inline]] static inline Pair<T> moments_after(const T* p, std::int64_t n,
+                                                           Vec<T> base) {
+  constexpr int lanes = Vec<T>::lanes;
+  Vec<T> sum[kSlots], squares[kSlots];
+  for (int s = 0; s < kSlots; ++s) sum[s] = squares[s] = simd::zero<T>();
+  const auto add = [&](int s, Vec<T> distance) __attribute__((always_inline)) {
+    sum[s] = sum[s] + distance;
+    squares[s] = simd::fma(distance, distance, squares[s]);
+  };
+  std::int64_t i = 0;
+  for (; i + kSlots * lanes <= n; i += kSlots * lanes) {
+    HOTLOOP_UNROLL
+    for (int s = 0; s < kSlots; ++s) add(s, simd::load(p + i + s * lanes) - base);
+  }
+  for (; i + lanes <= n; i += lanes) add(0, simd::load(p + i) - base);
+  if (i < n) {
+    const int left = static_cast<int>(n - i);
+    add(1, keep_lanes(simd::load_n(p + i, left) - base, left, T(0)));
+  }
+  const auto all = [](Vec<T>(&v)[kSlots]) {
+    return simd::set1<T>(simd::reduce_add((v[0] + v[1]) + (v[2] + v[3])));
+  };
+  const Vec<T> total = all(sum), shift = total / simd::set1<T>(static_cast<T>(n));
+  const Vec<T> apart = simd::max_or_b(simd::fnma(shift, total, all(squares)), simd::zero<T>());
+  return {base + shift, apart + (shift - shift)};  // NaN where the mean is no number
+}
+
 template <class Op, class T, bool unit_stride>
 static inline void pair_rows(const ReduceArgs& args, std::int64_t begin, std::int64_t end) {
   const Axes kept{args.kept_dims, args.kept_sizes, args.kept_strides};
@@ -107,8 +139,12 @@ static inline void pair_rows(const ReduceArgs& args, std::int64_t begin, std::in
       for (std::int64_t i = 0; i < count; i += kRowBlock) {
         const AlongRow<T, unit_stride> walk{count - i < kRowBlock ? count - i : kRowBlock};
         const T* p = x + offset + i * stride;
-        const Pair<T> block =
-            Op::template block<T>(walk, [&](Step at) { return walk.load(p, stride, at); });
+        Pair<T> block;
+        if (std::is_same_v<Op, Moments> && unit_stride && have >= walk.n) {
+          block = moments_after(p, walk.n, total.first);
+        } else {
+          block = Op::template block<T>(walk, [&](Step at) { return walk.load(p, stride, at); });
+        }
         total = have == 0 ? block : Op::merge(total, block, have, walk.n);
         have += walk.n;
       }

@@ -1,11 +1,11 @@
 // Columns of a matrix, each reduced over a chunk of rows: out[c] = op over r of x[r][c].
 //
-// Layout: dense rows, read from left to right as memory has them, four at a time; the totals of 8
-// KB of columns stay in L1. Walking down a strip of columns with the totals in registers reads a
-// few lines of every page, and reached 27 to 46 % of the bandwidth; this reaches what a plain read
-// does. Sums: trees of four rows, chains of 32 trees, and the totals of such blocks in a chain
-// again. Variance: distances from the mean of the blocks before (of the first: from its first row),
-// merged after every block (Chan, Golub and LeVeque 1979).
+// Layout: dense rows, read from left to right as memory has them, four at a time (for variances
+// eight); the totals of 8 KB of columns stay in L1. Walking down a strip of columns with the totals
+// in registers reads a few lines of every page, and reached 27 to 46 % of the bandwidth; this
+// reaches what a plain read does. Sums: trees of four rows, chains of 32 trees, and the totals of
+// such blocks in a chain again. Variance: distances from the mean of the blocks before (of the
+// first: from its first row), merged after every block (Chan, Golub and LeVeque 1979).
 #include "engines/row_reduction.h"
 #include "kernels/reduce.h"
 
@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::int64_t kBlock = 128;  // rows
 constexpr std::int64_t kTogether = 4;
+constexpr std::int64_t kMomentsTogether = 8;  // 1.12 times as fast as four
 
 // The next rows, some 32 KB ahead: more than L1 holds.
 template <class T>
@@ -86,18 +87,20 @@ template <class T>
 static inline void add_distances(const Rows<T>& rows, const T* base, T* sums, T* squares) {
   const std::int64_t down = rows.down;
   std::int64_t row = 0;
-  for (; row + kTogether <= rows.count; row += kTogether) {
+  for (; row + kMomentsTogether <= rows.count; row += kMomentsTogether) {
     const T* x = rows.x + row * down;
     across<T>(rows.columns, [&](std::int64_t c, int lanes) __attribute__((always_inline)) {
       const Vec<T> from = simd::load(base + c);
-      Vec<T> d[kTogether];
+      Vec<T> d[kMomentsTogether];
       HOTLOOP_UNROLL
-      for (int r = 0; r < kTogether; ++r) {
-        prefetch_l2(x + c + (r + kTogether) * down);
+      for (int r = 0; r < kMomentsTogether; ++r) {
+        prefetch_l2(x + c + (r + kMomentsTogether) * down);
         d[r] = simd::load_upto(x + c + r * down, lanes) - from;
       }
-      const Vec<T> sum = (d[0] + d[1]) + (d[2] + d[3]);
-      const Vec<T> square = simd::fma(d[0], d[0], d[1] * d[1]) + simd::fma(d[2], d[2], d[3] * d[3]);
+      Vec<T> sum = (d[0] + d[1]) + (d[2] + d[3]);
+      Vec<T> square = simd::fma(d[0], d[0], d[1] * d[1]) + simd::fma(d[2], d[2], d[3] * d[3]);
+      sum = sum + ((d[4] + d[5]) + (d[6] + d[7]));
+      square = square + (simd::fma(d[4], d[4], d[5] * d[5]) + simd::fma(d[6], d[6], d[7] * d[7]));
       simd::store(sums + c, row == 0 ? sum : simd::load(sums + c) + sum);
       simd::store(squares + c, row == 0 ? square : simd::load(squares + c) + square);
     });
