@@ -117,6 +117,10 @@ def test_values(p, dtype, rng, level):
     check_three(p, p.make(rng, dtype))
 
 
+def channels_last(a: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
 def within(a: np.ndarray, channels: int) -> np.ndarray:
     """The values of a (n, c, h, w) as some of `channels` channels that lie next to each other."""
     n, c, h, w = a.shape
@@ -147,12 +151,45 @@ def test_depthwise_with_pixels_that_share_places(channels, pitch, dtype, rng, le
 
 
 def test_depthwise_in_and_out_of_the_caches(dtype, rng, level):
-    """Rows are walked in another order where x is larger than a megabyte: the same sums."""
-    image = rng.standard_normal((1, 20, 41, 17)).astype(dtype)
+    """Rows are walked in another order where x is larger than 16 megabytes: the same sums."""
+    image = rng.standard_normal((1, 41, 17, 20)).astype(dtype).transpose(0, 3, 1, 2)
     w, b = rng.standard_normal((20, 1, 3, 3)).astype(dtype), rng.standard_normal(20).astype(dtype)
     one = kernels.conv2d(image, w, b, padding=1, groups=20)
-    many = kernels.conv2d(np.repeat(image, 24, 0), w, b, padding=1, groups=20)
-    np.testing.assert_array_equal(many, np.repeat(one, 24, 0))
+    tall = np.concatenate([image] * 320).astype(dtype)
+    assert tall.nbytes > 16 << 20
+    many = kernels.conv2d(channels_last(tall), w, b, padding=1, groups=20)
+    np.testing.assert_array_equal(many, np.broadcast_to(one, many.shape))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 3), (3, 1), (4, 4), (5, 7), (9, 2), (14, 6)])
+def test_depthwise_rows_that_go_together(size, dtype, rng, level):
+    """1 to 4 rows at once, and what the padding leaves of them; in each of three images."""
+    for channels, padding in ((16, 1), (37, (0, 1)), (5, (2, 1)), (20, (1, 0)), (9, (3, 2))):
+        pad_h, pad_w = (padding, padding) if isinstance(padding, int) else padding
+        if size[0] + 2 * pad_h < 3 or size[1] + 2 * pad_w < 3:
+            continue
+        p = problem(3, channels, *size, channels, 3, 3, padding=(pad_h, pad_w), groups=channels)
+        x, w, b, dy = p.make(rng, dtype)
+        x, dy = channels_last(x), channels_last(dy)
+        check_three(p, (x, w, b, dy))
+        ref.assert_same_bits(
+            lambda: (
+                kernels.conv2d(x, w, b, **p.how),  # noqa: B023
+                kernels.conv2d_backward_input(dy, w, x.shape, **p.how),  # noqa: B023
+                kernels.conv2d_backward_weight(dy, x, w.shape, **p.how),  # noqa: B023
+            )
+        )
+
+
+def test_depthwise_weights_that_are_not_finite_meet_the_same_pixels(dtype, rng, level):
+    """Rows in the padding are left out of the sum, whether rows go together or not."""
+    x = channels_last(rng.standard_normal((2, 6, 9, 5)).astype(dtype))
+    w = rng.standard_normal((6, 1, 3, 3)).astype(dtype)
+    w[2, 0, 0] = np.nan  # the rows of taps above
+    y = kernels.conv2d(x, w, padding=1, groups=6)
+    assert np.isfinite(y[:, 2, 0]).all()
+    assert np.isnan(y[:, 2, 1:]).all()
+    assert np.isfinite(np.delete(y, 2, 1)).all()
 
 
 # Around the widths of vectors, blocks and panels, and around the rows of a tile.
@@ -206,9 +243,12 @@ LAYOUT_SHAPES = [
 ]
 
 
-def assert_like(p: Problem, actual: np.ndarray, expected: np.ndarray) -> None:
-    """The same bits; of a plain product, which memory may turn round, the same to rounding."""
-    if p.kh * p.kw > 1:
+def assert_like(
+    p: Problem, actual: np.ndarray, expected: np.ndarray, *, weight: bool = False
+) -> None:
+    """The same bits; of a plain product, which memory may turn round, the same to rounding, and so
+    the weight's gradient of a depthwise one, which takes several rows at once where it can."""
+    if p.kh * p.kw > 1 and not (weight and p.how.get("groups") == p.c):
         ref.assert_same(actual, expected)
     else:
         ref.assert_close(actual, expected, 200, kind="product", scale=1)
@@ -226,7 +266,8 @@ def test_nhwc_is_the_same_kernel(p, dtype, rng):
     assert_like(p, ref.to_nhwc(kernels.conv2d_backward_input(dy, w, x.shape, **p.how)), dx)
     shape = ref.to_hwio(w).shape
     dw = kernels.conv2d_backward_weight(ref.to_nhwc(dy), ref.to_nhwc(x), shape, **how)
-    assert_like(p, ref.to_hwio(kernels.conv2d_backward_weight(dy, x, w.shape, **p.how)), dw)
+    plain = kernels.conv2d_backward_weight(dy, x, w.shape, **p.how)
+    assert_like(p, ref.to_hwio(plain), dw, weight=True)
 
 
 def test_results_are_stored_channels_last(rng):
@@ -241,7 +282,7 @@ def test_results_are_stored_channels_last(rng):
 @pytest.mark.parametrize("layout", [*ref.LAYOUTS, "channels-last"])
 @pytest.mark.parametrize("p", LAYOUT_SHAPES, ids=lambda p: p.id)
 def test_memory_layouts_of_inputs(p, layout, rng):
-    """Any strides give the bits that contiguous memory gives."""
+    """Any strides give the bits of contiguous memory, but for `assert_like`'s exceptions."""
     x, w, b, dy = p.make(rng, np.float32)
 
     def laid_out(a: np.ndarray) -> np.ndarray:
@@ -260,6 +301,7 @@ def test_memory_layouts_of_inputs(p, layout, rng):
         p,
         kernels.conv2d_backward_weight(dy2, x2, w.shape, **p.how),
         kernels.conv2d_backward_weight(dy, x, w.shape, **p.how),
+        weight=True,
     )
 
 

@@ -121,8 +121,9 @@ constexpr double kWorkOfAGrain = 1e6;
 constexpr std::int64_t kSpreadBytes = 512;
 // Pixels so far apart share one place of the first cache; from half of it on rows in place win.
 constexpr std::int64_t kPageBytes = 4096;
-// The most bytes of x for which a row is walked once for each vector of channels.
-constexpr std::int64_t kSlideBytes = 1 << 20;
+// The most bytes of x for which rows are walked once for each vector of channels: with y they stay
+// in the last cache. (32, 512, 14, 14) takes 0.57 of the time of blocks so, (32, 256, 28, 28) 1.2.
+constexpr std::int64_t kSlideBytes = 16 << 20;
 
 // Where the slabs lie in the source, and whether they can be read there.
 ConvSlab place_slabs(const Source& source, const PassAxes& axes) {
@@ -313,10 +314,12 @@ ConvRowTaps plan_row_taps(DType dtype, const Source& source, const PassAxes& axe
   if (!three || !image || source.stride_c != 1) return {};
   if (axes.rows.taps() > kMaxRowTaps) return {};
   const std::int64_t item = bytes_of(dtype), strip = kStripBlocks * kBlockBytes / item;
-  const bool copied = source.stride_w * item % kPageBytes == 0 && source.channels > strip;
   const std::int64_t bytes = item * source.n * source.h * source.w * source.channels;
-  return {axes.rows.taps(), axes.rows.shift.data(), cols.step,
-          y_step,           copied ? strip : 0,     bytes <= kSlideBytes};
+  const bool square = cols.step == 1 && axes.rows.step == 1 && axes.rows.shift == Table{0, 1, 2};
+  const bool pages = source.stride_w * item % kPageBytes == 0 && source.channels > strip;
+  const bool slide = square && (y_step == 0 ? !pages : bytes <= kSlideBytes);
+  const bool copied = pages && !slide;
+  return {axes.rows.taps(), axes.rows.shift.data(), cols.step, y_step, copied ? strip : 0, slide};
 }
 
 std::int64_t dense_run(const Table& term, const Table& order) {

@@ -102,73 +102,105 @@ template <class T, int Step, Edge edge>
   if (rest > 0) block_of_pixels<T, Step, edge, false>(args, taps, block, c, rest);
 }
 
-// A row of output pixels, one vector of channels from c on, rows of taps [First, Last) of three:
-// weights and three columns of x stay in registers, so that each row of x is loaded once. 1.3 to
-// 2 times as fast as blocks of pixels where x lies in L2, slower where it comes from memory: the
-// order of the lines is worse. The sums are the same, term by term.
-template <class T, int First, int Last, bool Whole>
-[[gnu::noinline]] void slide(const ConvTilesArgs& args, const RowTaps& taps, const T* image,
+// `Rows` rows of output pixels, one vector of channels from c on: weights and three columns of x
+// stay in registers, and a line of x that is loaded once serves all rows. `top`, `bottom`: the
+// first row has no row of x above, the last one none below. The sums are those of blocks of pixels,
+// term by term.
+template <class T, int Rows, bool Whole>
+[[gnu::noinline]] void slide(const ConvTilesArgs& args, const T* first, bool top, bool bottom,
                              std::int64_t c, int lanes, T* y) {
   using V = Vec<T>;
-  constexpr int kRows = Last - First;
+  constexpr int kSources = Rows + 2;
   const ConvSlab& slab = args.slab;
   const std::int64_t pitch = args.columns.blocks * kBlock<T>, step = slab.stride_w;
-  const T* weights = static_cast<const T*>(args.weights) + First * kTaps * pitch + c;
-  const V bias = simd::load(static_cast<const T*>(args.bias) + c);
-  V w[kRows][kTaps], left[kRows], middle[kRows];
-  const T* x[kRows];
-#pragma GCC unroll 3
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 3
-    for (int j = 0; j < kTaps; ++j) w[i][j] = simd::load(weights + (i * kTaps + j) * pitch);
-    x[i] = image + (taps.top + args.row_taps.shift[First + i]) * slab.stride_h + c;
-    left[i] = middle[i] = simd::zero<T>();
+  const T* weights = static_cast<const T*>(args.weights) + c;
+  const T* bias = static_cast<const T*>(args.bias) + c;
+  const T* source = first + c;
+  V w[kTaps][kTaps], left[kSources], middle[kSources];
+#pragma GCC unroll 9
+  for (int k = 0; k < kTaps * kTaps; ++k) w[k / kTaps][k % kTaps] = simd::load(weights + k * pitch);
+#pragma GCC unroll 6
+  for (int i = 0; i < kSources; ++i) {
+    const T* x = source + i * slab.stride_h;
+    const bool there = !(i == 0 && top) && !(i == kSources - 1 && bottom);
     const std::int64_t at = slab.left;
-    if (at >= 0 && at < slab.w) left[i] = load_lanes<T, Whole>(x[i] + at * step, lanes);
-    if (at + 1 >= 0 && at + 1 < slab.w) {
-      middle[i] = load_lanes<T, Whole>(x[i] + (at + 1) * step, lanes);
+    left[i] = middle[i] = simd::zero<T>();
+    if (there && at >= 0 && at < slab.w) left[i] = load_lanes<T, Whole>(x + at * step, lanes);
+    if (there && at + 1 >= 0 && at + 1 < slab.w) {
+      middle[i] = load_lanes<T, Whole>(x + (at + 1) * step, lanes);
     }
   }
-  const std::int64_t y_step = args.row_taps.y_step;
+  const std::int64_t y_step = args.row_taps.y_step, y_row = args.y_stride_h;
   y += c;
   std::int64_t at = slab.left + 2;
-  for (std::int64_t col = 0; col < slab.out_w; ++col, ++at, y += y_step) {
+  const T* x = source + at * step;
+  for (std::int64_t col = 0; col < slab.out_w; ++col, ++at, x += step, y += y_step) {
     const bool inside = at >= 0 && at < slab.w;
-    V sum = bias;
+    V sum[Rows];
+#pragma GCC unroll 6
+    for (int i = 0; i < kSources; ++i) {
+      if (i < Rows) sum[i] = simd::load(bias);
+      if (!(i == 0 && top) && !(i == kSources - 1 && bottom)) {
+        V right = simd::zero<T>();
+        if (inside) right = load_lanes<T, Whole>(x + i * slab.stride_h, lanes);
 #pragma GCC unroll 3
-    for (int i = 0; i < kRows; ++i) {
-      V right = simd::zero<T>();
-      if (inside) right = load_lanes<T, Whole>(x[i] + at * step, lanes);
-      sum = simd::fma(left[i], w[i][0], sum);
-      sum = simd::fma(middle[i], w[i][1], sum);
-      sum = simd::fma(right, w[i][2], sum);
-      left[i] = middle[i];
-      middle[i] = right;
+        for (int tap = 2; tap >= 0; --tap) {
+          const int r = i - tap;
+          if (r < 0 || r >= Rows) continue;
+          sum[r] = simd::fma(left[i], w[tap][0], sum[r]);
+          sum[r] = simd::fma(middle[i], w[tap][1], sum[r]);
+          sum[r] = simd::fma(right, w[tap][2], sum[r]);
+        }
+        left[i] = middle[i];
+        middle[i] = right;
+      }
+      if (i < 2) continue;
+      // What the next rows read and write first: short runs far apart, which the hardware does not
+      // foresee.
+      __builtin_prefetch(x + (i + Rows) * slab.stride_h, 0, 2);
+      __builtin_prefetch(y + (i - 2 + Rows) * y_row, 1, 2);
+      T* to = y + (i - 2) * y_row;
+      Whole ? simd::store(to, sum[i - 2]) : simd::store_n(to, sum[i - 2], lanes);
     }
-    Whole ? simd::store(y, sum) : simd::store_n(y, sum, lanes);
   }
 }
 
-template <class T, int First, int Last>
-void slide_row(const ConvTilesArgs& args, const RowTaps& taps, const T* image, T* y) {
+template <class T, int Rows>
+void slide_channels(const ConvTilesArgs& args, const T* first, bool top, bool bottom, T* y) {
   constexpr int kLanes = Vec<T>::lanes;
   std::int64_t c = 0;
   for (; c + kLanes <= args.columns.columns; c += kLanes) {
-    slide<T, First, Last, true>(args, taps, image, c, kLanes, y);
+    slide<T, Rows, true>(args, first, top, bottom, c, kLanes, y);
   }
   const int rest = static_cast<int>(args.columns.columns - c);
-  if (rest > 0) slide<T, First, Last, false>(args, taps, image, c, rest, y);
+  if (rest > 0) slide<T, Rows, false>(args, first, top, bottom, c, rest, y);
+}
+
+// The first of `rows` output rows from `row` on, as many as go together: how many; 0: none can.
+template <class T>
+std::int64_t slide_rows(const ConvTilesArgs& args, const T* image, std::int64_t row,
+                        std::int64_t rows, T* y) {
+  constexpr std::int64_t kMost = simd::kBytes == 64 ? 4 : 1;  // registers
+  const ConvSlab& slab = args.slab;
+  const std::int64_t above = row + slab.top, fit = slab.h - above - 1;
+  std::int64_t count = rows < kMost ? rows : kMost;
+  if (fit < count) count = fit;
+  if (above < -1 || count < 1) return 0;
+  const T* first = image + above * slab.stride_h;
+  const bool top = above < 0, bottom = count == fit;
+  if constexpr (kMost > 1) {
+    if (count == 4) slide_channels<T, 4>(args, first, top, bottom, y);
+    if (count == 3) slide_channels<T, 3>(args, first, top, bottom, y);
+    if (count == 2) slide_channels<T, 2>(args, first, top, bottom, y);
+  }
+  if (count == 1) slide_channels<T, 1>(args, first, top, bottom, y);
+  return count;
 }
 
 template <class T, int Step>
 void forward_row(const ConvTilesArgs& args, const T* image, std::int64_t row, T* y) {
   const ConvSlab& slab = args.slab;
   const RowTaps taps = row_taps(slab, args.row_taps, row);
-  if (Step == 1 && args.row_taps.count == 3 && args.row_taps.slide) {
-    if (taps.first == 0 && taps.last == 3) return slide_row<T, 0, 3>(args, taps, image, y);
-    if (taps.first == 1 && taps.last == 3) return slide_row<T, 1, 3>(args, taps, image, y);
-    if (taps.first == 0 && taps.last == 2) return slide_row<T, 0, 2>(args, taps, image, y);
-  }
   for (std::int64_t start = 0; start < slab.out_w; start += kBlockPixels) {
     // The last block reaches back to be a whole one: a pixel computed twice is the same twice.
     std::int64_t col = start;
@@ -198,17 +230,21 @@ void forward_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t en
   const ConvSlab& slab = args.slab;
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const SlabPart part = slab_part(slab, unit);
-    for (std::int64_t index = 0; index < part.images * part.rows; ++index) {
-      const std::int64_t image = part.image + index / part.rows;
-      const std::int64_t row = part.row + index % part.rows;
+    for (std::int64_t image = part.image; image < part.image + part.images; ++image) {
       const T* x = static_cast<const T*>(slab.data) + image * slab.stride_n;
-      T* y = static_cast<T*>(args.y) + image * args.y_stride_n + row * args.y_stride_h;
-      if (args.row_taps.step == 1) {
-        forward_row<T, 1>(args, x, row, y);
-      } else {
-        forward_row<T, 2>(args, x, row, y);
+      T* y = static_cast<T*>(args.y) + image * args.y_stride_n + part.row * args.y_stride_h;
+      const std::int64_t last = part.row + part.rows;
+      for (std::int64_t row = part.row, made = 0; row < last; row += made) {
+        made = args.row_taps.slide ? slide_rows<T>(args, x, row, last - row, y) : 0;
+        if (made == 0) {
+          made = 1;
+          args.row_taps.step == 1 ? forward_row<T, 1>(args, x, row, y)
+                                  : forward_row<T, 2>(args, x, row, y);
+        }
+        for (std::int64_t i = 0; i < made; ++i, y += args.y_stride_h) {
+          finish_row(args, image, row + i, 0, y, args.columns.columns);
+        }
       }
-      finish_row(args, image, row, 0, y, args.columns.columns);
     }
   }
 }
@@ -225,7 +261,6 @@ void forward_strip(const ConvTilesArgs& args, const SlabPart& part, std::int64_t
   own.slab.h = slab_height(slab);
   own.slab.w = slab.width;
   own.slab.top = own.slab.left = 0;
-  own.row_taps.slide = true;
   own.columns = {channels, kStripBlocks, 1};
   own.weights = weights;
   own.bias = static_cast<const T*>(args.bias) + c;

@@ -128,12 +128,123 @@ template <class T, int Step>
   }
 }
 
+// 3x3 with stride 1, `Rows` rows of dy at once, one vector of channels: a line of x that is loaded
+// once serves all of them. `top`, `bottom`: the first row of dy has no row of x above, the last one
+// none below.
+template <class T, int Rows, bool Whole>
+[[gnu::noinline]] void slide_sums(const ConvWeightArgs& args, const T* x, const T* dy, bool top,
+                                  bool bottom, int lanes, T* partial) {
+  using V = Vec<T>;
+  constexpr int kSources = Rows + 2;
+  const ConvSlab& slab = args.slab;
+  const std::int64_t pitch = args.columns.blocks * kBlock<T>, step = slab.stride_w;
+  V sum[kTaps][kTaps], left[kSources], middle[kSources];
+#pragma GCC unroll 9
+  for (int k = 0; k < kTaps * kTaps; ++k) {
+    sum[k / kTaps][k % kTaps] = simd::load(partial + k * pitch);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < kSources; ++i) {
+    const T* row = x + i * slab.stride_h;
+    const bool there = !(i == 0 && top) && !(i == kSources - 1 && bottom);
+    const std::int64_t at = slab.left;
+    left[i] = middle[i] = simd::zero<T>();
+    if (there && at >= 0 && at < slab.w) left[i] = load_lanes<T, Whole>(row + at * step, lanes);
+    if (there && at + 1 >= 0 && at + 1 < slab.w) {
+      middle[i] = load_lanes<T, Whole>(row + (at + 1) * step, lanes);
+    }
+  }
+  std::int64_t at = slab.left + 2;
+  x += at * step;
+  for (std::int64_t col = 0; col < slab.out_w; ++col, ++at, x += step, dy += args.dy_stride_w) {
+    const bool inside = at >= 0 && at < slab.w;
+    V d[Rows];
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) {
+      d[r] = load_lanes<T, Whole>(dy + r * args.dy_stride_h, lanes);
+      // What the next rows need: short runs far apart, which the hardware does not foresee.
+      __builtin_prefetch(dy + (r + Rows) * args.dy_stride_h, 0, 2);
+      __builtin_prefetch(x + (r + Rows + 2) * slab.stride_h, 0, 2);
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < kSources; ++i) {
+      if ((i == 0 && top) || (i == kSources - 1 && bottom)) continue;
+      V right = simd::zero<T>();
+      if (inside) right = load_lanes<T, Whole>(x + i * slab.stride_h, lanes);
+#pragma GCC unroll 3
+      for (int tap = 2; tap >= 0; --tap) {
+        const int r = i - tap;
+        if (r < 0 || r >= Rows) continue;
+        sum[tap][0] = simd::fma(left[i], d[r], sum[tap][0]);
+        sum[tap][1] = simd::fma(middle[i], d[r], sum[tap][1]);
+        sum[tap][2] = simd::fma(right, d[r], sum[tap][2]);
+      }
+      left[i] = middle[i];
+      middle[i] = right;
+    }
+  }
+#pragma GCC unroll 9
+  for (int k = 0; k < kTaps * kTaps; ++k) {
+    simd::store(partial + k * pitch, sum[k / kTaps][k % kTaps]);
+  }
+}
+
+template <class T, int Rows>
+void slide_channels(const ConvWeightArgs& args, const T* x, const T* dy, bool top, bool bottom,
+                    T* partial) {
+  constexpr int kLanes = Vec<T>::lanes;
+  std::int64_t c = 0;
+  for (; c + kLanes <= args.columns.columns; c += kLanes) {
+    slide_sums<T, Rows, true>(args, x + c, dy + c, top, bottom, kLanes, partial + c);
+  }
+  const int rest = static_cast<int>(args.columns.columns - c);
+  if (rest > 0) slide_sums<T, Rows, false>(args, x + c, dy + c, top, bottom, rest, partial + c);
+}
+
+// The first of `rows` rows of dy from `row` on, as many as go together: how many; 0: none can.
+template <class T>
+std::int64_t slide_rows(const ConvWeightArgs& args, const T* image, const T* dy, std::int64_t row,
+                        std::int64_t rows, T* partial) {
+  constexpr std::int64_t kMost = simd::kBytes == 64 ? 4 : 1;  // registers
+  const std::int64_t above = row + args.slab.top, fit = args.slab.h - above - 1;
+  std::int64_t count = rows < kMost ? rows : kMost;
+  if (fit < count) count = fit;
+  if (above < -1 || count < 1) return 0;
+  const T* x = image + above * args.slab.stride_h;
+  const bool top = above < 0, bottom = count == fit;
+  if constexpr (kMost > 1) {
+    if (count == 4) slide_channels<T, 4>(args, x, dy, top, bottom, partial);
+    if (count == 3) slide_channels<T, 3>(args, x, dy, top, bottom, partial);
+    if (count == 2) slide_channels<T, 2>(args, x, dy, top, bottom, partial);
+  }
+  if (count == 1) slide_channels<T, 1>(args, x, dy, top, bottom, partial);
+  return count;
+}
+
 template <class T, int Step>
 void add_part(const ConvWeightArgs& args, const SlabPart& part, T* partial) {
   constexpr std::int64_t kChannels = kGroup * Vec<T>::lanes;
   for (std::int64_t c = 0; c < args.columns.columns; c += kChannels) {
     const std::int64_t rest = args.columns.columns - c;
     part_sums<T, Step>(args, part, c, rest < kChannels ? rest : kChannels, partial + c);
+  }
+}
+
+template <class T>
+void add_slides(const ConvWeightArgs& args, const SlabPart& part, T* partial) {
+  const ConvSlab& slab = args.slab;
+  for (std::int64_t image = part.image; image < part.image + part.images; ++image) {
+    const T* x = static_cast<const T*>(slab.data) + image * slab.stride_n;
+    const T* dy = static_cast<const T*>(args.dy) + image * args.dy_stride_n;
+    for (std::int64_t row = part.row, made = 0; row < part.row + part.rows; row += made) {
+      made = slide_rows(args, x, dy + row * args.dy_stride_h, row, part.row + part.rows - row,
+                        partial);
+      if (made > 0) continue;
+      SlabPart one = part;
+      one.image = image, one.row = row;
+      one.images = one.rows = made = 1;
+      add_part<T, 1>(args, one, partial);
+    }
   }
 }
 
@@ -255,6 +366,8 @@ void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t en
       const SlabPart part = slab_part(slab, index);
       if (args.row_taps.strip > 0) {
         add_strips(args, part, partial);
+      } else if (args.row_taps.slide) {
+        add_slides(args, part, partial);
       } else if (args.row_taps.step == 1) {
         add_part<T, 1>(args, part, partial);
       } else {
