@@ -274,7 +274,8 @@ def test_few_terms(level, dtype, k, rng):
         np.testing.assert_array_equal(gemm(a, b, beta=0, residual=out), expected + out)
 
 
-@pytest.mark.parametrize("shape", [(40, 70, 900), (200, 130, 300), (33, 300, 600), (700, 64, 70)])
+@pytest.mark.parametrize("shape", [(40, 70, 900), (200, 130, 300), (33, 300, 600), (700, 64, 70),
+                                   (40, 64, 900), (50, 48, 800), (50, 35, 800)])  # fmt: skip
 def test_threads_that_share_panels(level, dtype, shape, rng):
     """Fewer panels than threads could take: each packs its own copy, the bits are the same."""
     m, n, k = shape
@@ -295,7 +296,18 @@ def test_panels_that_a_tile_packs_on_its_way(level, dtype, m, rng):
         np.testing.assert_array_equal(gemm(a.T.copy(), part, trans_a=True), a @ part)
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 64), (33, 65, 97), (16, 400, 30), (130, 20, 50)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (64, 64, 64),
+        (33, 65, 97),
+        (16, 400, 30),
+        (130, 20, 50),
+        (8, 784, 64),
+        (64, 784, 8),
+        (7, 700, 90),
+    ],
+)
 @pytest.mark.parametrize("trans", ["nn", "nt", "tn", "tt"])
 def test_small_products_of_several_threads(level, dtype, shape, trans, rng):
     """Blocks of rows for threads that are awake, and again when they have gone to sleep."""
@@ -336,7 +348,9 @@ def test_dots_at_the_edges(level, dtype, m, rng):
             np.testing.assert_array_equal(c, expected)
 
 
-@pytest.mark.parametrize("shape", [(8, 10, 512), (32, 64, 784), (31, 20, 401), (32, 5, 3000)])
+@pytest.mark.parametrize(
+    "shape", [(8, 10, 512), (32, 64, 784), (31, 20, 401), (32, 5, 3000), (7, 64, 784)]
+)
 def test_the_bits_of_dots_depend_on_no_threads_and_no_address(level, dtype, shape, rng):
     m, n, k = shape
     b = rng.standard_normal((n, k)).astype(dtype)

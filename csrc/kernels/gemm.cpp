@@ -75,6 +75,14 @@ Plan plan_of(const GemmProblem& p) {
   if (plan.pack_b && (p.m <= kOwnBlocks * plan.rows || (plan.threads > 1 && !many))) {
     plan.own_b = true;
     plan.pack_b = false;
+    // A single panel for few rows: halves of it, or two threads would pack the whole of it each.
+    // Not where the second has few columns, which may become dot products: the bits would depend
+    // on it.
+    const std::int64_t second = p.n - plan.columns / 2;
+    if (plan.threads > 1 && p.batches == 1 && p.m <= 64 && p.n <= plan.columns && second > 3 &&
+        second >= plan.columns / 4) {
+      plan.columns /= 2;
+    }
   }
   return plan;
 }
@@ -179,6 +187,11 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
     // Each piece packs its first panel anew: as few pieces as threads where all is quick.
     const std::int64_t pieces = (!shares_panels ? 8 : flops_of(p) < 3e7 ? 1 : 4) * plan.threads;
     split.grain = std::max(split.grain, blocks_of(split.units, pieces));
+  }
+  // Too short to wake anybody, but not for two threads that are awake.
+  if (plan.threads > 1 && !is_parallel(split) && split.units > 1) {
+    split.grain = std::max<std::int64_t>(split.units / plan.threads, 1);
+    split.is_short = true;
   }
   launch(gemm_tiles_kernel(), args, split);
 }

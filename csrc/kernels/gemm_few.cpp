@@ -23,7 +23,6 @@ bool copy_is_slow(const GemmProblem& p) {
 bool wants_copy(const GemmProblem& p) {
   const std::int64_t item = bytes_of(p.dtype);
   if (p.batches != 1 || p.m < 2 || p.n < 16 || p.k * item < kLine) return false;
-  if (copy_is_slow(p)) return false;
   return reinterpret_cast<std::uintptr_t>(p.a.data) % kLine != 0 ||
          p.a.row_step * item % kLine != 0;
 }
@@ -62,7 +61,11 @@ void gemm_run_dots(const GemmProblem& problem) {
   GemmProblem p = problem;
   const std::int64_t item = bytes_of(p.dtype);
   const std::int64_t step = blocks_of(p.k * item, kLine) * kLine / item + kLine / item;
-  const bool copies = wants_copy(p);
+  const bool is_short = p.batches == 1 && p.m > 1 && flops_of(p) < kShortFlops;
+  // Where all is quick, each thread copies for itself what it reads next: what the caller has
+  // written comes slowly from its core to another.
+  const bool strips = is_short || copy_is_slow(p);
+  const bool wants = wants_copy(p), copies = wants && !strips;
   const Scratch scratch(copies ? static_cast<std::size_t>(p.m * step * item) : 0);
   if (copies) copy_rows(p, scratch.get(), step);
   GemmArgs args;
@@ -70,7 +73,6 @@ void gemm_run_dots(const GemmProblem& problem) {
   // A unit of at least 16K products, and whole cache lines of C.
   args.column_block =
       std::clamp<std::int64_t>(16384 / std::max<std::int64_t>(p.k * p.m, 1), 16, 256);
-  const bool is_short = p.batches == 1 && p.m > 1 && flops_of(p) < kShortFlops;
   if (is_short) split_short_dots(p, args);
   args.column_blocks = blocks_of(p.n, args.column_block);
   args.row_blocks = blocks_of(p.m, args.row_block);
@@ -79,6 +81,7 @@ void gemm_run_dots(const GemmProblem& problem) {
   const std::int64_t most = p.m > 8 ? kDepthBytes / item : p.k;
   for_blocks_of_k(p, most, [&](const GemmProblem& block) {
     args.p = block;
+    args.strips = wants && strips && block.k * item <= kDepthBytes;
     Split split = split_of(p, units, 4 * flops_of(block));
     if (is_short) {
       split.grain = 1;

@@ -37,6 +37,21 @@ inline DotLoop<T> dot_loop_for(std::int64_t rows) {
   return dot_loop<T, 2, Columns>;
 }
 
+// Copies rows of A to where no load crosses a cache line.
+constexpr std::int64_t kStripBytes = 4096 + 128;  // of a row; not 4 KB from the next one
+template <class T>
+inline void copy_strip(const T* from, std::int64_t step, std::int64_t rows, std::int64_t depth,
+                       T* to) {
+  using V = Vec<T>;
+  constexpr std::int64_t kStep = kStripBytes / static_cast<std::int64_t>(sizeof(T));
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t at = 0; at < depth; at += V::lanes) {
+      simd::store_upto(to + i * kStep + at, simd::load_upto(from + i * step + at, depth - at),
+                       depth - at);
+    }
+  }
+}
+
 template <class T>
 void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   using V = Vec<T>;
@@ -48,60 +63,71 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     const std::int64_t rest = unit / g.column_blocks, batch = rest / g.row_blocks;
     const std::int64_t first = unit % g.column_blocks * g.column_block;
     const std::int64_t past = least(first + g.column_block, p.n);
-    const std::int64_t row = rest % g.row_blocks * g.row_block;
-    const std::int64_t past_row = least(row + g.row_block, p.m);
-    // Few rows read B once from far away: what comes next is asked for, a part by each of them.
-    const bool is_far = p.k * p.n * static_cast<std::int64_t>(sizeof(T)) > kFarBytes;
-    const std::int64_t groups = (past_row - row + kDotRows - 1) / kDotRows;
-    const int ahead = p.m == 1 || (is_far && groups == 1) ? kDotColumns
-                      : is_far && groups == 2             ? kDotColumns / 2
-                                                          : 0;
-    const int next = groups == 2 ? kDotColumns / 2 : 0;
-    const bool wide_dots = p.m == 1 && p.k <= kWideDepth && kWideDots<T> > kDotColumns;
-    for (std::int64_t j = first; j < past;) {
-      if (wide_dots && past - j >= kWideDots<T>) {
-        const V sum = dot_lanes<T, 1, kWideDots<T>>(
-            element<T>(p.a, batch, 0, 0), 0, element<T>(p.b, batch, 0, j), p.b.column_step, p.k,
-            j + 2 * kWideDots<T> <= p.n ? kWideDots<T> : 0);
-        T* c = element<T>(p.c, batch, 0, j);
-        const T* d = beta != T(0) ? element<T>(p.d, batch, 0, j) : c;
-        simd::store(c, finish_sum<T>(p, sum, d, j, kWideDots<T>));
-        j += kWideDots<T>;
-        continue;
+    const std::int64_t first_row = rest % g.row_blocks * g.row_block;
+    const std::int64_t end_row = least(first_row + g.row_block, p.m);
+    alignas(64) T strip[kDotRows * kStripBytes / sizeof(T)];
+    for (std::int64_t row = first_row; row < end_row;) {
+      const std::int64_t past_row = g.strips ? least(row + kDotRows, end_row) : end_row;
+      const T* a_rows = element<T>(p.a, batch, row, 0);
+      std::int64_t a_step = p.a.row_step;
+      if (g.strips) {
+        copy_strip(a_rows, a_step, past_row - row, p.k, strip);
+        a_rows = strip;
+        a_step = kStripBytes / static_cast<std::int64_t>(sizeof(T));
       }
-      // Two or three columns at the end go with those before them, which are not written again.
-      std::int64_t known = 0;
-      if (past - j < kDotColumns && past - j > 1 && past - first >= kDotColumns) {
-        known = kDotColumns - (past - j);
-        j -= known;
-      }
-      const std::int64_t wide = past - j >= kDotColumns ? kDotColumns : 1;
-      for (std::int64_t i = row; i < past_row; i += kDotRows) {
-        const std::int64_t high = least(kDotRows, past_row - i);
-        T sums[kDotRows * kDotColumns];
-        const DotLoop<T> loop =
-            wide == kDotColumns ? dot_loop_for<T, kDotColumns>(high) : dot_loop_for<T, 1>(high);
-        loop(element<T>(p.a, batch, i, 0), p.a.row_step, element<T>(p.b, batch, 0, j),
-             p.b.column_step, p.k, j + 2 * kDotColumns <= p.n ? ahead : 0, i == row ? 0 : next,
-             sums);
-        for (std::int64_t r = 0; r < high; ++r) {
-          T* c = element<T>(p.c, batch, i + r, j);
-          const T* d = beta != T(0) ? element<T>(p.d, batch, i + r, j) : nullptr;
-          if (is_plain && wide == kDotColumns && known == 0) {
-            __builtin_memcpy(c, sums + r * kDotColumns, sizeof(T) * kDotColumns);
-            continue;
-          }
-          for (std::int64_t s = known; s < wide; ++s) {
-            T value = sums[r * wide + s] * alpha;
-            if (bias) value += bias[j + s];
-            if (d) value += beta * d[s];
-            c[s] = value;
+      // Few rows read B once from far away: what comes next is asked for, a part by each of them.
+      const bool is_far = p.k * p.n * static_cast<std::int64_t>(sizeof(T)) > kFarBytes;
+      const std::int64_t groups = (past_row - row + kDotRows - 1) / kDotRows;
+      const int ahead = p.m == 1 || (is_far && groups == 1) ? kDotColumns
+                        : is_far && groups == 2             ? kDotColumns / 2
+                                                            : 0;
+      const int next = groups == 2 ? kDotColumns / 2 : 0;
+      const bool wide_dots = p.m == 1 && p.k <= kWideDepth && kWideDots<T> > kDotColumns;
+      for (std::int64_t j = first; j < past;) {
+        if (wide_dots && past - j >= kWideDots<T>) {
+          const V sum = dot_lanes<T, 1, kWideDots<T>>(
+              a_rows, 0, element<T>(p.b, batch, 0, j), p.b.column_step, p.k,
+              j + 2 * kWideDots<T> <= p.n ? kWideDots<T> : 0);
+          T* c = element<T>(p.c, batch, 0, j);
+          const T* d = beta != T(0) ? element<T>(p.d, batch, 0, j) : c;
+          simd::store(c, finish_sum<T>(p, sum, d, j, kWideDots<T>));
+          j += kWideDots<T>;
+          continue;
+        }
+        // Two or three columns at the end go with those before them, which are not written again.
+        std::int64_t known = 0;
+        if (past - j < kDotColumns && past - j > 1 && past - first >= kDotColumns) {
+          known = kDotColumns - (past - j);
+          j -= known;
+        }
+        const std::int64_t wide = past - j >= kDotColumns ? kDotColumns : 1;
+        for (std::int64_t i = row; i < past_row; i += kDotRows) {
+          const std::int64_t high = least(kDotRows, past_row - i);
+          T sums[kDotRows * kDotColumns];
+          const DotLoop<T> loop =
+              wide == kDotColumns ? dot_loop_for<T, kDotColumns>(high) : dot_loop_for<T, 1>(high);
+          loop(a_rows + (i - row) * a_step, a_step, element<T>(p.b, batch, 0, j), p.b.column_step,
+               p.k, j + 2 * kDotColumns <= p.n ? ahead : 0, i == row ? 0 : next, sums);
+          for (std::int64_t r = 0; r < high; ++r) {
+            T* c = element<T>(p.c, batch, i + r, j);
+            const T* d = beta != T(0) ? element<T>(p.d, batch, i + r, j) : nullptr;
+            if (is_plain && wide == kDotColumns && known == 0) {
+              __builtin_memcpy(c, sums + r * kDotColumns, sizeof(T) * kDotColumns);
+              continue;
+            }
+            for (std::int64_t s = known; s < wide; ++s) {
+              T value = sums[r * wide + s] * alpha;
+              if (bias) value += bias[j + s];
+              if (d) value += beta * d[s];
+              c[s] = value;
+            }
           }
         }
+        j += wide;
       }
-      j += wide;
+      activate_block<T>(p, element<T>(p.c, batch, row, first), past_row - row, past - first);
+      row = past_row;
     }
-    activate_block<T>(p, element<T>(p.c, batch, row, first), past_row - row, past - first);
   }
 }
 
