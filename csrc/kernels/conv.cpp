@@ -143,7 +143,7 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   args.stride_group = channels;
   args.first_taps = row_ranges.first.data(), args.last_taps = row_ranges.last.data();
   args.first_cols = col_ranges.first.data(), args.last_cols = col_ranges.last.data();
-  args.order = order.data();
+  args.order = order.empty() ? nullptr : order.data();
   args.taps = axes.taps(), args.taps_w = cols.taps();
   args.channels = channels, args.run_channels = run_channels;
   args.pack = pack_late ? &pack.args : nullptr;

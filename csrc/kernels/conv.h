@@ -113,7 +113,7 @@ struct ConvTilesArgs {
   std::int64_t taps, taps_w, channels, run_channels;
   // Rows of taps that meet the image, [out_h] each, and columns of taps, [out_w] each: what only
   // meets the padding is left out. `order` is that of a slab's pixels in the tiles: neighbours meet
-  // the same taps.
+  // the same taps. Null: as they lie, with all taps.
   const std::int64_t *first_taps, *last_taps, *first_cols, *last_cols;
   const ConvPixel* order;
   ConvColumns columns;

@@ -251,11 +251,10 @@ Edges edges_of(const TapRanges& ranges, std::int64_t taps) {
 std::vector<ConvPixel> tile_order(const ConvSlab& slab, const PassAxes& axes, const TapRanges& rows,
                                   const TapRanges& cols, std::int64_t channels) {
   const std::int64_t h = slab.rows, w = slab.out_w;
-  Edges of_rows, of_cols;
-  if (channels * axes.cols.taps() >= kTermsWorthSkipping) {
-    of_rows = edges_of(rows, axes.planes.taps() * axes.rows.taps());
-    of_cols = edges_of(cols, axes.cols.taps());
-  }
+  if (channels * axes.cols.taps() < kTermsWorthSkipping) return {};
+  const Edges of_rows = edges_of(rows, axes.planes.taps() * axes.rows.taps());
+  const Edges of_cols = edges_of(cols, axes.cols.taps());
+  if (of_rows.before + of_rows.behind + of_cols.before + of_cols.behind == 0) return {};
   const std::int64_t left = of_cols.before, right = w - of_cols.behind;
   const std::int64_t top = std::min(of_rows.before, h);
   const std::int64_t bottom = h - std::min(of_rows.behind, h - top);

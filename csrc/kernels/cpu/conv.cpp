@@ -70,26 +70,37 @@ void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabP
       const ConvPixel* next = args.order;
       for (std::int64_t pixel = 0; pixel < part.pixels; pixel += most) {
         const int rows = part.pixels - pixel < most ? static_cast<int>(part.pixels - pixel) : most;
-        TapBox box;
-        for (int i = 0; i < rows; ++i, ++next) {
-          while (next->index >= part.pixels) ++next;  // a short slab
-          tile.rows[i] = source + args.slab.pixel[next->index];
-          tile.c[i] = y + args.y_pixel[next->index] + column;
-          box.add(args, part.row + next->row, next->col);
+        if (!next) {  // all taps of all pixels, as they lie
+          for (int i = 0; i < rows; ++i) {
+            tile.rows[i] = source + args.slab.pixel[pixel + i];
+            tile.c[i] = y + args.y_pixel[pixel + i] + column;
+          }
+          tile.segments = 1, tile.skip = 0;
+          tile.depth = args.taps * channels;
+          tile.offset = args.tap + run;
+          tile.b = weights + run * width + column;
+        } else {
+          TapBox box;
+          for (int i = 0; i < rows; ++i, ++next) {
+            while (next->index >= part.pixels) ++next;  // a short slab
+            tile.rows[i] = source + args.slab.pixel[next->index];
+            tile.c[i] = y + args.y_pixel[next->index] + column;
+            box.add(args, part.row + next->row, next->col);
+          }
+          const std::int64_t cols = box.last_col - box.first_col;
+          const bool none = cols <= 0 || box.last_row <= box.first_row;  // all taps lie outside
+          if (none && run > 0) continue;
+          const bool whole = cols == args.taps_w;
+          tile.segments = whole || none ? 1 : box.last_row - box.first_row;
+          tile.depth = none    ? 0
+                       : whole ? (box.last_row - box.first_row) * row_depth
+                               : cols * channels;
+          tile.skip = row_depth - tile.depth;
+          const std::int64_t k =
+              run + (none ? 0 : box.first_row * row_depth + box.first_col * channels);
+          tile.offset = args.tap + k;
+          tile.b = weights + k * width + column;
         }
-        const std::int64_t cols = box.last_col - box.first_col;
-        const bool none = cols <= 0 || box.last_row <= box.first_row;  // all taps lie outside
-        if (none && run > 0) continue;
-        const bool whole = cols == args.taps_w;
-        tile.segments = whole || none ? 1 : box.last_row - box.first_row;
-        tile.depth = none    ? 0
-                     : whole ? (box.last_row - box.first_row) * row_depth
-                             : cols * channels;
-        tile.skip = row_depth - tile.depth;
-        const std::int64_t k =
-            run + (none ? 0 : box.first_row * row_depth + box.first_col * channels);
-        tile.offset = args.tap + k;
-        tile.b = weights + k * width + column;
         tile.ahead_step = ahead.left() ? ahead.pitch : 0;
         tile.ahead = ahead.left() ? ahead.take(tile.depth * tile.segments) : nullptr;
         if (rows < most) fill_rows(tile, rows);

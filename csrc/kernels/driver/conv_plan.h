@@ -75,7 +75,8 @@ struct TapRanges {
 };
 TapRanges taps_inside(const AxisPlan& axis, std::int64_t size);
 
-// The order in which tiles take a slab's pixels: its edges apart where they leave taps out.
+// The order in which tiles take a slab's pixels: its edges apart where they leave taps out. Empty:
+// as they lie, all taps of each.
 std::vector<ConvPixel> tile_order(const ConvSlab& slab, const PassAxes& axes, const TapRanges& rows,
                                   const TapRanges& cols, std::int64_t channels);
 
