@@ -93,6 +93,15 @@ SHAPES = [
     problem(7, 32, 3, 6, 40, 5, 3, padding=(1, 3), dilation=(1, 2)),
     problem(1, 96, 4, 5, 130, 3, 3, padding=1),  # gradients of weights put in place at once
     problem(2, 80, 6, 5, 96, 3, 2, padding=1, stride=(2, 3)),
+    # 1x1 kernels that step over pixels: products of the pixels that are left.
+    problem(3, 18, 7, 8, 20, 1, 1, stride=(2, 3)),
+    problem(2, 5, 4, 1, 3, 1, 1, stride=(3, 2)),
+    # Gradients by few channels with pixels in the vectors, wide and just wide enough.
+    problem(2, 1, 5, 17, 9, 3, 3, padding=1),
+    problem(2, 2, 30, 33, 8, 3, 2, padding=(0, 3)),
+    problem(3, 3, 9, 9, 17, 3, 3, padding=1, dilation=2),
+    problem(1, 4, 6, 70, 33, 2, 5, padding=(3, 7), dilation=(3, 2)),
+    problem(1, 3, 60, 9, 40, 5, 1, padding=(1, 0)),
 ]
 
 
@@ -240,6 +249,8 @@ LAYOUT_SHAPES = [
     problem(3, 8, 4, 4, 16, 1, 1),
     problem(1, 96, 4, 5, 130, 3, 3, padding=1),
     problem(3, 32, 7, 6, 20, 3, 3, padding=1),
+    problem(2, 20, 5, 7, 18, 1, 1, stride=2),
+    problem(2, 3, 6, 19, 12, 3, 3, padding=1),
 ]
 
 
@@ -389,6 +400,17 @@ def test_fresh_scratch_never_shows(rng, level):
     check_three(p, (x, w, b, dy))
 
 
+def test_results_beyond_the_caches(rng, level):
+    """Written around the caches when they are large: the same bits as in parts."""
+    x = rng.uniform(-1, 1, (1, 1, 728, 728)).astype(np.float32)
+    w = rng.uniform(-1, 1, (32, 1, 3, 3)).astype(np.float32)
+    y = kernels.conv2d(x, w)
+    assert y.nbytes >= 64 << 20
+    for row in range(0, y.shape[2], 121):
+        part = kernels.conv2d(x[:, :, row : row + 123], w)
+        assert np.array_equal(y[:, :, row : row + 121], part)
+
+
 # ---- threads ---------------------------------------------------------------------------------
 
 
@@ -399,6 +421,8 @@ def test_fresh_scratch_never_shows(rng, level):
         problem(1, 32, 14, 14, 70, 3, 3, padding=1),
         problem(1, 64, 7, 7, 140, 3, 3, padding=1),
         problem(3, 3, 50, 50, 16, 3, 3, stride=2, padding=1),
+        problem(3, 3, 50, 50, 16, 3, 3, padding=1),
+        problem(3, 64, 20, 20, 48, 1, 1, stride=2),
         problem(2, 48, 20, 20, 48, 3, 3, groups=48, padding=1),
     ],
     ids=lambda p: p.id,

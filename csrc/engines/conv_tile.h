@@ -37,6 +37,7 @@ struct ConvTile {
   std::int64_t b_step;
   const T* init;         // one value per column, whole vectors; null: C itself
   std::int64_t columns;  // of C that exist; B and init reach to the end of the last vector
+  bool stream = false;   // C is whole, aligned lines that nobody reads soon: around the caches
 };
 
 template <class T, int Rows, int Vectors>
@@ -84,6 +85,14 @@ template <class T, int Rows, int Vectors>
     }
     offset += tile.skip;
     b += tile.skip * b_step;
+  }
+  if (tile.stream) {
+#pragma GCC unroll 14
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) simd::stream(tile.c[i] + v * V::lanes, sum[i][v]);
+    }
+    return;
   }
 #pragma GCC unroll 4
   for (int v = 0; v < Vectors; ++v) {

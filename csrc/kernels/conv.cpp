@@ -27,6 +27,24 @@ void pack_bias(DType dtype, const ConvEpilogue& epilogue, std::int64_t groups,
 }
 
 constexpr std::int64_t kSlabsPackedLate = 2;
+// Results that no cache holds until they are read.
+constexpr std::int64_t kStreamBytes = 64ll << 20;
+
+// Whether y is whole lines, so many that they go around the caches.
+bool streams(const ConvSlab& slab, const PassAxes& axes, std::int64_t columns, std::int64_t groups,
+             std::int64_t item, const ConvEpilogue& epilogue, const Destination& y) {
+  const std::int64_t bytes =
+      slab.n * slab.out_d * slab.out_h * slab.out_w * columns * groups * item;
+  if (bytes < kStreamBytes || epilogue.activation != Activation::none || epilogue.residual.data) {
+    return false;
+  }
+  const std::int64_t steps = columns | y.stride_n | y.stride_d | y.stride_h | y.stride_w;
+  const std::int64_t first = axes.planes.out_first * y.stride_d + axes.rows.out_first * y.stride_h +
+                             axes.cols.out_first * y.stride_w;
+  const auto address = reinterpret_cast<std::uintptr_t>(y.data);
+  return address % kBlockBytes == 0 && steps * item % kBlockBytes == 0 &&
+         first * item % kBlockBytes == 0;
+}
 
 // Where each pixel of a slab lies in an image of a pass's result.
 Table pixel_table(const ConvSlab& slab, const PassAxes& axes, std::int64_t stride_n,
@@ -61,12 +79,15 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   const ConvRowTaps row_taps =
       depthwise ? plan_row_taps(dtype, source, axes, cols.out_step * y.stride_w) : ConvRowTaps{};
   const bool strips = row_taps.strip > 0;
-  const SlabPlan plan = plan_slabs(dtype, source, axes, strips ? row_taps.strip : source.channels,
-                                   group_columns * groups, pixel_work, pack_groups * columns.panels,
-                                   strips, pools ? 2 : 1);
+  // An image that weights outweigh is not cut into more pieces than threads need: each of them
+  // reads all weights.
+  const std::int64_t item = bytes_of(dtype);
+  const bool heavy = depth * group_columns > source.h * source.w * channels * planes.span;
+  const SlabPlan plan = plan_slabs(
+      dtype, source, axes, strips ? row_taps.strip : source.channels, group_columns * groups,
+      pixel_work, pack_groups * columns.panels * (heavy ? 2 : 1), strips, pools ? 2 : 1);
   const ConvSlab& slab = plan.slab;
 
-  const std::int64_t item = bytes_of(dtype);
   // Where a panel is read by a slab or two only, it is packed run by run into the cache of the one
   // who reads it: packing it all first costs a trip through memory.
   const bool pack_late = !packed.data && !depthwise && depth > 0 && slab.count <= kSlabsPackedLate;
@@ -161,6 +182,7 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   args.y_stride_d = planes.out_step * y.stride_d;
   args.y_stride_h = rows.out_step * y.stride_h;
   args.y_pixel = y_pixel.data();
+  args.stream = !pools && streams(slab, axes, group_columns, groups, item, epilogue, y);
   args.row_taps = row_taps;
   args.residual = {residual.data, residual.stride_n, residual.stride_d, residual.stride_h,
                    residual_pixel.data()};

@@ -24,6 +24,12 @@ struct ConvColumns {
   std::int64_t panels;   // that the blocks are dealt to, evenly
 };
 
+// An image in memory, strides in elements.
+struct ConvImage {
+  void* data;
+  std::int64_t stride_n, stride_c, stride_d, stride_h, stride_w;
+};
+
 // Where the source pixels of some output pixels lie. A slab is the work of one unit: `images` whole
 // images, or `rows` output rows of one. Each output plane of a volume counts as an image. It is
 // read where it lies (direct) or copied into scratch with its padding, channels last.
@@ -126,6 +132,7 @@ struct ConvTilesArgs {
   void* y;           // channels dense; strides in elements of one step of out_h, out_w
   std::int64_t y_stride_n, y_stride_d, y_stride_h;
   const std::int64_t* y_pixel;  // like slab.pixel
+  bool stream;                  // y goes around the caches: whole lines, nothing to finish
   ConvRowTaps row_taps;
   ConvResidual residual;       // added, and
   Activation activation;       // applied where y is still in cache
@@ -197,6 +204,26 @@ struct ConvNarrowArgs {
   ConvScratch scratch;  // a row of row_size, then z
 };
 
+// Backward to an input of up to four channels with stride 1: pixels fill the vectors. A unit is a
+// strip of rows of dx.
+struct ConvLanesArgs {
+  DType dtype;
+  const void* dy;
+  std::int64_t dy_stride_n, dy_stride_c, dy_stride_h, dy_stride_w, outputs, out_h, out_w;
+  void* dx;  // pixels and channels dense
+  std::int64_t dx_stride_n, dx_stride_h, n, channels, h, w;
+  std::int64_t rows, strips;  // of a strip; strips of an image
+  // A strip reads rows [top, top + rows + reach) of dy from its own first row on, and pixels of
+  // dy from -left on, `pitch` of them, turned to [row][output][pixel].
+  std::int64_t reach, top, left, pitch;
+  std::int64_t depth;          // taps times outputs
+  const std::int64_t* offset;  // [depth]: of each term from a pixel of the turned strip
+  const void* weights;         // [depth][channels], then the bias: [channels]
+  Activation activation;
+  double activation_alpha;
+  ConvScratch scratch;
+};
+
 // The gradient of relu and the 2x2 maxima at once: dx[pixel] = dy where the window's tap is the
 // pixel and y > 0, else 0. A unit is two rows of dx, the last one perhaps of one row.
 struct ConvPoolBackwardArgs {
@@ -211,6 +238,16 @@ struct ConvPoolBackwardArgs {
   ConvScratch scratch;  // a row of dy whose channels are not dense
 };
 
+// An image and the pixels of it that a stride picks, dense: few[i, j] = image[i * stride_h,
+// j * stride_w], or, spread, the image out of them, zeros between. A unit is a row of what is
+// written.
+struct ConvPickArgs {
+  DType dtype;
+  ConvImage image, few;
+  std::int64_t channels, h, w, few_h, few_w, stride_h, stride_w;
+  bool spread;  // the image's channels are dense then
+};
+
 HOTLOOP_KERNEL(conv_pack, ConvPackArgs)
 HOTLOOP_KERNEL(conv_tiles, ConvTilesArgs)
 // One channel in and out per group: weights packed as one group, one panel, taps terms.
@@ -220,14 +257,12 @@ HOTLOOP_KERNEL(conv_weight, ConvWeightArgs)
 HOTLOOP_KERNEL(conv_depthwise_weight, ConvWeightArgs)
 HOTLOOP_KERNEL(conv_depthwise_rows_weight, ConvWeightArgs)
 HOTLOOP_KERNEL(conv_narrow, ConvNarrowArgs)
+HOTLOOP_KERNEL(conv_lanes, ConvLanesArgs)
 HOTLOOP_KERNEL(conv_weight_sum, ConvWeightSumArgs)
+HOTLOOP_KERNEL(conv_pick, ConvPickArgs)
 HOTLOOP_KERNEL(conv_pool_backward, ConvPoolBackwardArgs)
 
 // What the driver and CUDA take: arrays in elements' strides, sizes checked.
-struct ConvImage {
-  void* data;
-  std::int64_t stride_n, stride_c, stride_d, stride_h, stride_w;
-};
 struct ConvKernel {
   void* data;
   std::int64_t stride_o, stride_i, stride_d, stride_h, stride_w;

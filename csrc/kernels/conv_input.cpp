@@ -53,6 +53,7 @@ void pack_phases(const ConvProblem& p, const std::vector<PassAxes>& phases, cons
 
 void conv_backward_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
                          const ConvEpilogue& epilogue, const ConvImage& dx) {
+  if (conv_lanes_input(p, dy, w, epilogue, dx)) return;
   if (conv_narrow_input(p, dy, w, epilogue, dx)) return;
   if (conv_pointwise_input(p, dy, w, epilogue, dx)) return;
   const PassWeights weights{w.data,

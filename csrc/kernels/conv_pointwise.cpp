@@ -16,6 +16,10 @@ constexpr std::int64_t kLeastPixels = 128;
 // Beyond, the gradient of the weights cuts the sum itself, over more units than a product has.
 constexpr std::int64_t kMostPixels = 2048;
 
+// Pixels that a stride picks are copied together for the product to read, so many at a time.
+constexpr std::int64_t kPickedBytes = 4ll << 20;
+constexpr double kWorkOfAByte = 6;  // of a copy, in terms of products and sums
+
 bool is_pointwise(const ConvProblem& p) {
   return p.kd * p.kh * p.kw == 1 && p.stride_d == 1 && p.stride_h == 1 && p.stride_w == 1 &&
          p.padding_d == 0 && p.padding_h == 0 && p.padding_w == 0 && p.groups == 1;
@@ -39,6 +43,40 @@ Pixels fold(const ConvProblem& p, const ConvImage& image, bool apart) {
   const bool together = p.n == 1 || image.stride_n == count * step;
   if (together && !apart) return {count * p.n, step, 1};
   return {count, step, p.n};
+}
+
+// A 1x1 kernel that steps over pixels.
+bool picks(const ConvProblem& p) {
+  const bool one = p.kd * p.kh * p.kw == 1 && p.d == 1 && p.out_d == 1 && p.groups == 1;
+  return one && (p.stride_h > 1 || p.stride_w > 1) &&
+         p.padding_d + p.padding_h + p.padding_w == 0 && p.n * p.out_h * p.out_w * p.c > 0;
+}
+
+// The same product over the picked pixels alone.
+ConvProblem picked(const ConvProblem& p) {
+  ConvProblem q = p;
+  q.h = p.out_h, q.w = p.out_w;
+  q.stride_d = q.stride_h = q.stride_w = 1;
+  return q;
+}
+
+// The picked pixels in a row, in scratch memory.
+ConvImage picked_image(const ConvProblem& p, std::int64_t channels, void* data) {
+  const std::int64_t row = p.out_w * channels;
+  return {data, p.out_h * row, 1, p.out_h * row, row, channels};
+}
+
+void pick(const ConvProblem& p, const ConvImage& image, std::int64_t channels, const ConvImage& few,
+          bool spread) {
+  const ConvPickArgs args{p.dtype, image,   few,        channels,   p.h,   p.w,
+                          p.out_h, p.out_w, p.stride_h, p.stride_w, spread};
+  const std::int64_t rows = spread ? p.h : p.out_h, pixels = spread ? p.w : p.out_w;
+  const auto bytes = static_cast<double>(pixels * channels * bytes_of(p.dtype));
+  launch(conv_pick_kernel(), args, split_for(p.n * rows, kWorkOfAByte * bytes, p.interruptible));
+}
+
+std::size_t picked_bytes(const ConvProblem& p, std::int64_t channels) {
+  return static_cast<std::size_t>(p.n * p.out_h * p.out_w * channels * bytes_of(p.dtype));
 }
 
 bool multiply(const ConvProblem& p, const ConvImage& from, std::int64_t channels,
@@ -87,18 +125,72 @@ bool multiply(const ConvProblem& p, const ConvImage& from, std::int64_t channels
 
 }  // namespace
 
+namespace {
+
+// `images` images of a problem, from one on.
+ConvImage from_image(const ConvProblem& p, ConvImage image, std::int64_t first) {
+  if (image.data) {
+    image.data = static_cast<char*>(image.data) + first * image.stride_n * bytes_of(p.dtype);
+  }
+  return image;
+}
+
+// Images whose picked pixels are copied at a time.
+std::int64_t images_at_once(const ConvProblem& p) {
+  const auto image = static_cast<std::int64_t>(picked_bytes(p, p.c)) / p.n;
+  return std::clamp<std::int64_t>(kPickedBytes / image, 1, p.n);
+}
+
+}  // namespace
+
 bool conv_pointwise(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
                     const ConvEpilogue& epilogue, const ConvImage& y) {
-  return multiply(p, x, p.c, w, w.stride_i, w.stride_o, p.o, epilogue, y);
+  if (!picks(p)) return multiply(p, x, p.c, w, w.stride_i, w.stride_o, p.o, epilogue, y);
+  ConvProblem some = p;
+  some.n = images_at_once(p);
+  const Scratch memory(picked_bytes(some, p.c));
+  const ConvImage few = picked_image(p, p.c, memory.get());
+  for (std::int64_t first = 0; first < p.n; first += some.n) {
+    some.n = std::min(some.n, p.n - first);
+    ConvEpilogue finish = epilogue;
+    finish.residual = from_image(p, epilogue.residual, first);
+    pick(some, from_image(p, x, first), p.c, few, false);
+    const bool done = multiply(picked(some), few, p.c, w, w.stride_i, w.stride_o, p.o, finish,
+                               from_image(p, y, first));
+    if (!done) return false;  // the first of them: all are alike
+  }
+  return true;
 }
 
 bool conv_pointwise_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
                           const ConvEpilogue& epilogue, const ConvImage& dx) {
-  return multiply(p, dy, p.o, w, w.stride_o, w.stride_i, p.c, epilogue, dx);
+  if (!picks(p) || epilogue.bias || epilogue.activation != Activation::none) {
+    return multiply(p, dy, p.o, w, w.stride_o, w.stride_i, p.c, epilogue, dx);
+  }
+  ConvProblem some = p;
+  some.n = images_at_once(p);
+  const Scratch memory(picked_bytes(some, p.c));
+  const ConvImage few = picked_image(p, p.c, memory.get());
+  for (std::int64_t first = 0; first < p.n; first += some.n) {
+    some.n = std::min(some.n, p.n - first);
+    const bool done = multiply(picked(some), from_image(p, dy, first), p.o, w, w.stride_o,
+                               w.stride_i, p.c, epilogue, few);
+    if (!done) return false;
+    pick(some, from_image(p, dx, first), p.c, few, true);
+  }
+  return true;
 }
 
 bool conv_pointwise_weight(const ConvProblem& p, const ConvImage& dy, const ConvImage& x,
                            const ConvKernel& dw) {
+  if (picks(p) && static_cast<std::int64_t>(picked_bytes(p, p.c)) <= kPickedBytes) {
+    if (dy.stride_c != 1 || fold(picked(p), dy, false).step == 0) return false;
+    const Scratch memory(picked_bytes(p, p.c));
+    const ConvImage few = picked_image(p, p.c, memory.get());
+    pick(p, x, p.c, few, false);
+    conv_backward_weight(picked(p), dy, few, dw);
+    return true;
+  }
   if (!is_pointwise(p) || p.n * p.d * p.h * p.w >= kMostPixels) return false;
   const Pixels from = fold(p, x, false), to = fold(p, dy, false);
   if (from.images > 1 || to.images > 1 || from.step == 0 || to.step == 0) return false;

@@ -67,6 +67,8 @@ void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabP
       const int vectors = needed < kConvVectors ? static_cast<int>(needed) : kConvVectors;
       const int most = conv_tile_rows(vectors);
       tile.init = run == 0 ? bias + column : nullptr;
+      tile.stream = args.stream && channel + channels == args.channels &&
+                    vectors * kLanes * sizeof(T) % kBlockBytes == 0;
       const ConvPixel* next = args.order;
       for (std::int64_t pixel = 0; pixel < part.pixels; pixel += most) {
         const int rows = part.pixels - pixel < most ? static_cast<int>(part.pixels - pixel) : most;
@@ -143,6 +145,7 @@ void tiles_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end)
       }
     }
   }
+  if (args.stream) simd::stream_fence();
 }
 
 }  // namespace

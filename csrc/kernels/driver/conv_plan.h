@@ -107,6 +107,9 @@ struct ThreadScratch {
 bool conv_narrow_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
                        const ConvEpilogue& epilogue, const ConvImage& dx);
 
+bool conv_lanes_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
+                      const ConvEpilogue& epilogue, const ConvImage& dx);
+
 // 1x1 kernels as plain products; false, and nothing done, where they are none.
 bool conv_pointwise(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
                     const ConvEpilogue& epilogue, const ConvImage& y);
