@@ -40,7 +40,7 @@ struct ConvTile {
   bool stream = false;   // C is whole, aligned lines that nobody reads soon: around the caches
 };
 
-template <class T, int Rows, int Vectors>
+template <class T, int Rows, int Vectors, bool Stream = false>
 [[gnu::noinline]] void conv_tile_loop(const ConvTile<T>& tile) {
   using V = Vec<T>;
   V sum[Rows][Vectors];
@@ -86,7 +86,7 @@ template <class T, int Rows, int Vectors>
     offset += tile.skip;
     b += tile.skip * b_step;
   }
-  if (tile.stream) {
+  if constexpr (Stream) {
 #pragma GCC unroll 14
     for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
@@ -103,9 +103,12 @@ template <class T, int Rows, int Vectors>
   }
 }
 
-template <class T, int Vectors>
+template <class T, int Vectors, bool Streams>
 inline void run_conv_tile_rows(const ConvTile<T>& tile, int rows) {
   constexpr int kMost = conv_tile_rows(Vectors);
+  if constexpr (Streams) {  // whole tiles: they are nearly all
+    if (tile.stream && rows == kMost) return conv_tile_loop<T, kMost, Vectors, true>(tile);
+  }
   if (rows == 1) return conv_tile_loop<T, 1, Vectors>(tile);
   if (rows == 2) return conv_tile_loop<T, 2, Vectors>(tile);
   if (rows <= 4) return conv_tile_loop<T, 4, Vectors>(tile);
@@ -124,18 +127,19 @@ inline void run_conv_tile_rows(const ConvTile<T>& tile, int rows) {
   if constexpr (kMost > 4) conv_tile_loop<T, kMost, Vectors>(tile);
 }
 
-// Rows beyond the last are filled with copies of it by the caller: fill_rows.
-template <class T>
+// Rows beyond the last are filled with copies of it by the caller: fill_rows. Streams: tile.stream
+// is looked at.
+template <class T, bool Streams = false>
 inline void run_conv_tile(const ConvTile<T>& tile, int rows, int vectors) {
   switch (vectors) {
     case 1:
-      return run_conv_tile_rows<T, 1>(tile, rows);
+      return run_conv_tile_rows<T, 1, Streams>(tile, rows);
     case 2:
-      return run_conv_tile_rows<T, 2>(tile, rows);
+      return run_conv_tile_rows<T, 2, Streams>(tile, rows);
     default:
       if constexpr (kConvVectors == 4) {
-        if (vectors == 3) return run_conv_tile_rows<T, 3>(tile, rows);
-        return run_conv_tile_rows<T, 4>(tile, rows);
+        if (vectors == 3) return run_conv_tile_rows<T, 3, Streams>(tile, rows);
+        return run_conv_tile_rows<T, 4, Streams>(tile, rows);
       }
   }
 }

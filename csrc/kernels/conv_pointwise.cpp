@@ -127,11 +127,9 @@ bool multiply(const ConvProblem& p, const ConvImage& from, std::int64_t channels
 
 namespace {
 
-// `images` images of a problem, from one on.
+// The images of a problem from `first` on.
 ConvImage from_image(const ConvProblem& p, ConvImage image, std::int64_t first) {
-  if (image.data) {
-    image.data = static_cast<char*>(image.data) + first * image.stride_n * bytes_of(p.dtype);
-  }
+  image.data = static_cast<char*>(image.data) + first * image.stride_n * bytes_of(p.dtype);
   return image;
 }
 
@@ -145,21 +143,14 @@ std::int64_t images_at_once(const ConvProblem& p) {
 
 bool conv_pointwise(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
                     const ConvEpilogue& epilogue, const ConvImage& y) {
-  if (!picks(p)) return multiply(p, x, p.c, w, w.stride_i, w.stride_o, p.o, epilogue, y);
-  ConvProblem some = p;
-  some.n = images_at_once(p);
-  const Scratch memory(picked_bytes(some, p.c));
-  const ConvImage few = picked_image(p, p.c, memory.get());
-  for (std::int64_t first = 0; first < p.n; first += some.n) {
-    some.n = std::min(some.n, p.n - first);
-    ConvEpilogue finish = epilogue;
-    finish.residual = from_image(p, epilogue.residual, first);
-    pick(some, from_image(p, x, first), p.c, few, false);
-    const bool done = multiply(picked(some), few, p.c, w, w.stride_i, w.stride_o, p.o, finish,
-                               from_image(p, y, first));
-    if (!done) return false;  // the first of them: all are alike
+  // More than that comes from memory: tiles that read it where it lies fetch it ahead.
+  if (!picks(p) || images_at_once(p) < p.n) {
+    return multiply(p, x, p.c, w, w.stride_i, w.stride_o, p.o, epilogue, y);
   }
-  return true;
+  const Scratch memory(picked_bytes(p, p.c));
+  const ConvImage few = picked_image(p, p.c, memory.get());
+  pick(p, x, p.c, few, false);
+  return multiply(picked(p), few, p.c, w, w.stride_i, w.stride_o, p.o, epilogue, y);
 }
 
 bool conv_pointwise_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
@@ -183,7 +174,7 @@ bool conv_pointwise_input(const ConvProblem& p, const ConvImage& dy, const ConvK
 
 bool conv_pointwise_weight(const ConvProblem& p, const ConvImage& dy, const ConvImage& x,
                            const ConvKernel& dw) {
-  if (picks(p) && static_cast<std::int64_t>(picked_bytes(p, p.c)) <= kPickedBytes) {
+  if (picks(p) && images_at_once(p) == p.n) {
     if (dy.stride_c != 1 || fold(picked(p), dy, false).step == 0) return false;
     const Scratch memory(picked_bytes(p, p.c));
     const ConvImage few = picked_image(p, p.c, memory.get());

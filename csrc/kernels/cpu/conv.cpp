@@ -106,7 +106,7 @@ void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabP
         tile.ahead_step = ahead.left() ? ahead.pitch : 0;
         tile.ahead = ahead.left() ? ahead.take(tile.depth * tile.segments) : nullptr;
         if (rows < most) fill_rows(tile, rows);
-        run_conv_tile(tile, rows, vectors);
+        run_conv_tile<T, true>(tile, rows, vectors);
       }
     }
   }
