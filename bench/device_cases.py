@@ -30,6 +30,7 @@ class Case:
     jax: Call | None = None  # takes the module jax.numpy and its arrays
     triton: Call | None = None  # takes the modules device_triton and torch, and torch's tensors
     scale: float = 1.0
+    agreed: bool = True  # the rivals' results are ours
     extra: tuple[np.ndarray, ...] = field(default=())  # arrays that are not random numbers
 
     def arrays(self, seed: int) -> list[np.ndarray]:
@@ -184,9 +185,7 @@ def _elements(count: int) -> Iterator[Case]:
     for name in ("relu", "gelu", "tanh"):
         yield Case(
             f"{name} of {count}", getattr(k, name), [(count,)], bytes=8.0 * count,
-            torch=lambda torch, x, name=name: (
-                torch.tanh if name == "tanh" else getattr(torch.nn.functional, name)
-            )(x),
+            torch=lambda torch, x, name=name: _torch_activation(torch, x, name),
             triton=None if name != "relu" else lambda triton, torch, x: triton.relu(torch, x),
         )  # fmt: skip
     yield Case(
@@ -197,17 +196,167 @@ def _elements(count: int) -> Iterator[Case]:
     )  # fmt: skip
 
 
+def _torch_activation(torch: Any, x: Any, name: str) -> Any:
+    return (torch.tanh if name == "tanh" else getattr(torch.nn.functional, name))(x)
+
+
+def _beside(x: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """Memory without values where x lies."""
+    if isinstance(x, np.ndarray):
+        return np.empty(shape, dtype)
+    return hl._core.cuda_empty(shape, np.dtype(dtype), x.device_index)
+
+
+def _activations(shape: tuple[int, ...]) -> Iterator[Case]:
+    """All of them, forward and backward."""
+    for name, _, saved in hl._core.activations:
+        forward, backward = getattr(k, name), getattr(k, f"{name}_backward")
+
+        def both(x: Any, dy: Any, f: Call = forward, b: Call = backward, by: str = saved) -> Any:
+            y = f(x)
+            return y, b(dy, y if by == "y" else x)
+
+        yield Case(f"{name} and backward {shape}", both, [shape, shape], scale=2.0)
+
+
+def _operations(shape: tuple[int, ...]) -> Iterator[Case]:
+    """Functions of one and two operands, a row against a matrix; comparisons, where."""
+
+    def positive(x: Any) -> Any:
+        return k.add(k.abs(x), 0.5)
+
+    def of_one(function: Call) -> Call:
+        return lambda x: function(positive(x))
+
+    def of_two(function: Call) -> Call:
+        return lambda x, y: function(positive(x), positive(y))
+
+    for name in hl._core.unary_functions:
+        yield Case(f"{name} {shape}", of_one(getattr(k, name)), [shape])
+    for name in (*hl._core.binary_functions, *hl._core.comparisons):
+        yield Case(f"{name} {shape}", of_two(getattr(k, name)), [shape, shape[-1:]])
+    yield Case(
+        f"where {shape}", lambda x, y: k.where(k.lt(x, y), x, k.clip(y, -0.5, 0.5)), [shape, shape]
+    )
+
+
+def _image_norms(n: int, c: int, size: int) -> Iterator[Case]:
+    shape, vector = (n, c, size, size), (c,)
+
+    def batch(x: Any, w: Any, b: Any, dy: Any) -> Any:
+        mean, var = k.mul(w, 0.0), k.add(k.mul(w, 0.0), 1.0)
+        y, *saved = k.batch_norm(x, w, b, mean, var, training=True, return_stats=True)
+        return (y, mean, var, *k.batch_norm_backward(dy, x, w, *saved))
+
+    def groups(x: Any, w: Any, b: Any, dy: Any) -> Any:
+        y, *saved = k.group_norm(x, c // 2, w, b, return_stats=True)
+        return (y, *k.group_norm_backward(dy, x, c // 2, w, *saved))
+
+    operands = [shape, vector, vector, shape]
+    yield Case(f"batch_norm and backward {shape}", batch, operands, tolerance=1e-4)
+    yield Case(f"group_norm and backward {shape}", groups, operands, tolerance=1e-4)
+
+
+def _embeddings(rows: int, width: int, positions: int) -> Iterator[Case]:
+    indices = (np.arange(positions) * 7 % rows).astype(np.int64)
+    yield Case(
+        f"embedding {positions} of {rows}x{width}", lambda w, i: k.embedding(i, w), [(rows, width)],
+        extra=(indices,), torch=lambda torch, w, i: torch.nn.functional.embedding(i, w),
+        bytes=8.0 * positions * width,
+    )  # fmt: skip
+    yield Case(
+        f"embedding_backward {positions} of {rows}x{width}",
+        lambda dy, i: k.embedding_backward(dy, i, rows), [(positions, width)], extra=(indices,),
+        bytes=4.0 * (positions + rows) * width,
+    )  # fmt: skip
+
+
+STEPS = {"sgd_step": 1, "adam_step": 2, "adamw_step": 2, "lion_step": 1, "rmsprop_step": 1,
+         "adagrad_step": 1, "adadelta_step": 2, "adamax_step": 2, "lamb_step": 2}  # fmt: skip
+COUNTED = ("adam_step", "adamw_step", "adagrad_step", "adamax_step", "lamb_step")
+
+
+def _optimizers(shape: tuple[int, ...]) -> Iterator[Case]:
+    def step_of(function: Call, counted: dict[str, int]) -> Call:
+        def step(*arrays: Any) -> Any:
+            slots = [k.mul(a, 1.0) for a in arrays[:2]] + [k.abs(a) for a in arrays[2:]]
+            function(*slots, lr=0.01, **counted)
+            return tuple(slots)
+
+        return step
+
+    for name, count in STEPS.items():
+        step = step_of(getattr(k, name), {"step": 3} if name in COUNTED else {})
+        yield Case(f"{name} {shape}", step, [shape] * (2 + count), tolerance=1e-4)
+
+
+def _adam(count: int) -> Case:
+    """In place over the same arrays again and again: for time."""
+    return Case(
+        f"adamw_step {count}", lambda p, g, m, v: k.adamw_step(p, g, m, k.abs(v, out=v), lr=0.0,
+                                                              step=3),
+        [(count,)] * 4, bytes=36.0 * count,
+    )  # fmt: skip
+
+
+KEY = (3, 5)
+
+
+def _draws(count: int) -> Iterator[Case]:
+    """The CPU's very numbers; `x` only says where."""
+    yield Case(
+        f"uniform and normal {count}",
+        lambda x: (
+            k.uniform(count, key=KEY, out=_beside(x, (count,), "f4")),
+            k.normal(count, key=KEY, out=_beside(x, (count,), "f4")),
+            k.bernoulli(count, 0.3, key=KEY, out=_beside(x, (count,), "f4")),
+        ),
+        [(1,)],
+        tolerance=1e-6,
+    )
+    yield Case(
+        f"permutation {count}",
+        lambda x: k.permutation(count, key=KEY, out=_beside(x, (count,), "i8")),
+        [(1,)],
+        tolerance=0.0,
+    )
+
+
+def _dropout(count: int) -> Case:
+    return Case(
+        f"dropout of {count}", lambda x: k.dropout(x, 0.3, key=KEY), [(count,)], bytes=8.0 * count,
+        torch=lambda torch, x: torch.nn.functional.dropout(x, 0.3), agreed=False,
+    )  # fmt: skip
+
+
+def _along(shape: tuple[int, ...]) -> Iterator[Case]:
+    for axis in range(len(shape)):
+        yield Case(
+            f"argmax and cumsum of {shape} over axis {axis}",
+            lambda x, axis=axis: (k.argmax(x, axis), k.cumsum(x, axis)),
+            [shape],
+        )
+
+
 def correctness() -> dict[str, list[Case]]:
-    """Small and ragged cases of every family, in the order of their weight."""
+    """Small and ragged cases of every family (a file of csrc/kernels/cuda), by their weight."""
     return {
         "gemm": [_gemm(65, 67, 33), _gemm(5, 130, 300, True), _gemm(130, 129, 2000)],
         "conv": [*_conv(2, 3, 9, 12, 3), *_conv(2, 8, 11, 20, 3, 2), *_conv(1, 16, 7, 8, 1)],
-        "elementwise": list(_elements(1023)),
+        "activation": [*list(_elements(1023))[:3], *_activations((7, 33))],
+        "elementwise": [*list(_elements(1023))[3:], *_operations((5, 36))],
         "softmax": [case for case in _rows(17, 70) if "soft" in case.name],
         "loss": [case for case in _rows(17, 70) if "cross" in case.name],
-        "norm": [case for case in _rows(17, 70) if "norm" in case.name],
+        "norm_rows": [case for case in _rows(17, 70) if "norm" in case.name],
+        "norm": list(_image_norms(3, 6, 5)),
+        "optimizer": list(_optimizers((33, 7))),
         "reduce": [case for case in _rows(17, 70) if "sum" in case.name],
+        "reduce_along": list(_along((5, 33, 4))),
         "pool": list(_pool(2, 9, 5)),
+        "embedding": list(_embeddings(19, 6, 50)),
+        "dropout": [_dropout(1001)],
+        "random": list(_draws(777)),
+        "device_copy": [Case("a transposed copy", lambda x: x.T.copy(), [(33, 18)], tolerance=0.0)],
     }
 
 
@@ -219,10 +368,16 @@ def timed() -> dict[str, list[Case]]:
                  _gemm(64, 4096, 4096, True), _gemm(1, 8192, 8192, True), _gemm(256, 256, 65536)],
         "conv": [*_conv(64, 64, 56, 64, 3), *_conv(64, 128, 28, 256, 3, 2),
                  *_conv(64, 256, 14, 1024, 1), *_conv(256, 3, 32, 64, 3)],
-        "elementwise": list(_elements(1 << 26)),
+        "activation": list(_elements(1 << 26))[:3],
+        "elementwise": list(_elements(1 << 26))[3:],
         "softmax": [case for case in rows if "soft" in case.name],
         "loss": [case for case in rows if "cross" in case.name],
-        "norm": [case for case in rows if "norm" in case.name],
+        "norm_rows": [case for case in rows if "norm" in case.name],
+        "norm": list(_image_norms(64, 64, 56)),
+        "optimizer": [_adam(25_000_000)],
+        "embedding": list(_embeddings(50_257, 768, 8192)),
+        "dropout": [_dropout(1 << 26)],
+        "random": list(_draws(1 << 20)),
         "reduce": [case for case in rows if "sum" in case.name],
         "pool": list(_pool(64, 112, 64)),
     }  # fmt: skip

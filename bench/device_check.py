@@ -6,11 +6,13 @@
     python bench/device_check.py --table           # bench/device/README.md from what lies there
 
 In order: the machine and its ceilings; every family against float64, twice, for the same bits;
-times of its kernels beside PyTorch (TF32 off and on), Triton and JAX where they are installed;
-whole training steps, eager and captured in a graph; compute-sanitizer, where it works. Times are
-CUDA events around replays of graphs over several sets of random arrays, more than L2 holds. Each
-family runs in a process of its own with a time-out (what hangs or faults there ends there), and
-results.json is written anew after every case.
+times of products and convolutions beside PyTorch (TF32 off and on), Triton and JAX where they are
+installed; whole training steps, eager and captured in a graph; times of the other families;
+compute-sanitizer, where it works. Times are CUDA events around replays of graphs over several sets
+of random arrays, more than L2 holds. Each family runs in a process of its own with time-outs: a
+case that hangs or faults is told, and a new process goes on behind it. results.json is written
+anew after every case; what it held of other pieces, from the same sources, is kept, so that a run
+may be continued with --only.
 
 With HOTLOOP_CUDA=EMULATE (or --dry, which asks for it) everything runs on the CPU, tiny: that tests
 this script and measures nothing.
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -28,6 +31,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -47,11 +51,20 @@ CUDA = ROOT / "csrc" / "kernels" / "cuda"
 TABLE = HERE / "device" / "README.md"
 LABEL = "not verified on a device"
 RESULTS = "results.json"
-PIECES = ["ceilings", "gemm", "conv", "loss", "softmax", "norm", "reduce", "pool", "elementwise"]
-PIECES += ["steps", "sanitizer"]
+FAMILIES = ["gemm", "conv", "activation", "elementwise", "softmax", "loss", "norm_rows", "norm"]
+FAMILIES += ["optimizer", "reduce", "reduce_along", "pool", "embedding", "dropout", "random"]
+FAMILIES += ["device_copy"]
+PIECES = ["ceilings", *FAMILIES, "steps", "sanitizer"]
+# What counts most first: is it right; then the figures that were promised; then all others.
+PLAN = ["ceilings", *(f"{family}:check" for family in FAMILIES), "gemm:time", "conv:time", "steps"]
+PLAN += [*(f"{family}:time" for family in FAMILIES[2:]), "sanitizer"]
 CASE_SECONDS = 40.0
+FIRST_SECONDS = 90.0  # of a process: imports, contexts, the rivals' compilers
+MOST_STARTS = 4  # of a process that hangs: what comes behind the case is still tried
 RIVALS = ("torch", "torch TF32", "triton", "jax")
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")  # of compute-sanitizer
+
+BUILD = "install it (pip install .), or build in place as CONTRIBUTING.md says (Measure on a GPU)"
 
 Record = dict[str, Any]
 
@@ -145,7 +158,7 @@ def check(device: Device, case: Any) -> Record:
     again = [to_host(part) for part in parts(case.call(*moved))]
     errors = []
     for result, reference in zip(got, want, strict=True):
-        difference = np.linalg.norm(np.ravel(result - reference))
+        difference = np.linalg.norm(np.ravel(np.subtract(result, reference, dtype=np.float64)))
         errors.append(float(difference / (np.linalg.norm(np.ravel(reference)) + 1e-30)))
     same = all(a.tobytes() == b.tobytes() for a, b in zip(got, again, strict=True))
     worst = max(errors)
@@ -168,19 +181,25 @@ def time_ours(device: Device, case: Any, rounds: int) -> Record:
     return found
 
 
-def run_family(family: str) -> None:
+def run_checks(family: str, skip: int) -> None:
     import device_cases
 
     device = Device()
-    for case in device_cases.correctness().get(family, []):
+    for case in device_cases.correctness().get(family, [])[skip:]:
         record: Record = {"kind": "correctness", "family": family, "name": case.name}
         try:
             record |= check(device, case)
         except Exception as error:
             record |= {"passed": False, "failure": f"{type(error).__name__}: {error}"[:400]}
         say(record)
+
+
+def run_times(family: str, skip: int) -> None:
+    import device_cases
+
+    device = Device()
     cases = device_cases.correctness() if device.emulated else device_cases.timed()
-    for case in cases.get(family, []):
+    for case in cases.get(family, [])[skip:]:
         record = {"kind": "time", "family": family, "name": case.name}
         rounds = 3 if device.emulated else 9
         try:
@@ -314,7 +333,7 @@ def run_tiny() -> None:
                 to_host(part)
 
 
-def worker(piece: str) -> None:
+def worker(piece: str, skip: int) -> None:
     if library := os.environ.get("HOTLOOP_CHECK_LIBRARY"):
         from hotloop import _core
 
@@ -326,7 +345,8 @@ def worker(piece: str) -> None:
     elif piece == "tiny":
         run_tiny()
     else:
-        run_family(piece)
+        family, _, what = piece.partition(":")
+        (run_checks if what == "check" else run_times)(family, skip)
 
 
 # ---- the parent ---------------------------------------------------------------------------------
@@ -355,45 +375,67 @@ def environment() -> Record:
     return found
 
 
-def lines_of(process: subprocess.Popen[str]) -> queue.Queue[str | None]:
+def lines_of(process: subprocess.Popen[str]) -> tuple[queue.Queue[str | None], threading.Thread]:
     lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
         assert process.stdout
-        for line in process.stdout:
-            lines.put(line)
+        with process.stdout as stdout:
+            for line in stdout:
+                lines.put(line)
         lines.put(None)
 
-    threading.Thread(target=read, daemon=True).start()
-    return lines
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    return lines, reader
 
 
 def run_piece(piece: str, seconds: float) -> Iterator[Record]:
-    """The worker's results as they come; ended where a case takes too long."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--worker", piece],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    lines = lines_of(process)
+    """The results of its cases as they come. A case that takes too long or brings its process down
+    is told, and the cases behind it are tried in another one."""
     deadline = time.monotonic() + seconds
-    try:
-        while True:
-            left = min(CASE_SECONDS, deadline - time.monotonic())
-            try:
-                line = lines.get(timeout=max(left, 0.01))
-            except queue.Empty:
-                yield {"kind": "end", "piece": piece, "failure": f"no result within {left:.0f} s"}
-                return
-            if line is None:
-                break
-            yield json.loads(line)
-        code = process.wait(10)
-        if code:
-            assert process.stderr
-            yield {"kind": "end", "piece": piece, "failure": process.stderr.read()[-600:]}
-    finally:
-        process.kill()
-        process.wait()
+    done = 0
+    for _ in range(MOST_STARTS):
+        ended = True
+        for record in run_process(piece, done, deadline):
+            ended = record["kind"] != "end"
+            done += 1
+            yield record
+        if ended or ":" not in piece or deadline - time.monotonic() < 1:
+            return
+    yield {"kind": "end", "piece": piece, "failure": f"given up after {MOST_STARTS} processes"}
+
+
+def run_process(piece: str, skip: int, deadline: float) -> Iterator[Record]:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:  # not a pipe:
+        process = subprocess.Popen(  # nobody reads it meanwhile, and it would fill
+            [sys.executable, __file__, "--worker", piece, "--skip", str(skip)],
+            stdout=subprocess.PIPE, stderr=errors, text=True,
+        )  # fmt: skip
+        lines, reader = lines_of(process)
+        allowed = FIRST_SECONDS
+        try:
+            while True:
+                left = min(allowed, deadline - time.monotonic())
+                allowed = CASE_SECONDS
+                try:
+                    line = lines.get(timeout=max(left, 0.01))
+                except queue.Empty:
+                    failure = f"no result within {left:.0f} s"
+                    yield {"kind": "end", "piece": piece, "failure": failure}
+                    return
+                if line is None:
+                    break
+                if line.startswith("{"):  # others are what a library has to say
+                    yield json.loads(line)
+            if code := process.wait(10):
+                errors.seek(0)
+                failure = errors.read()[-600:] or f"exit {code}"
+                yield {"kind": "end", "piece": piece, "failure": failure}
+        finally:
+            process.kill()
+            process.wait()
+            reader.join(5)
 
 
 def run_sanitizer(seconds: float) -> Iterator[Record]:
@@ -431,6 +473,19 @@ def write(path: Path, results: Record) -> None:
     temporary.replace(path)
 
 
+def earlier_cases(path: Path, results: Record, plan: list[str]) -> list[Record]:
+    """Those of an earlier run of the same sources on the same machine that will not be run now."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    if any(before.get(name) != results[name] for name in ("sources", "emulated")):
+        return []
+    if before["environment"].get("machine") != results["environment"]["machine"]:
+        return []
+    return [case for case in before["cases"] if case.get("piece") not in plan]
+
+
 def run_all(out: Path, budget: float, only: list[str]) -> Record:
     begin = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -438,12 +493,15 @@ def run_all(out: Path, budget: float, only: list[str]) -> Record:
     emulated = os.environ.get("HOTLOOP_CUDA") == "EMULATE"
     results["emulated"] = emulated or bool(os.environ.get("HOTLOOP_CHECK_LIBRARY"))
     path = out / RESULTS
-    for piece in [piece for piece in PIECES if not only or piece in only]:
+    plan = [piece for piece in PLAN if not only or piece.partition(":")[0] in only]
+    results["cases"] = earlier_cases(path, results, plan)
+    for piece in plan:
         left = budget - (time.monotonic() - begin)
         if left <= 1:
             results["cases"].append({"kind": "end", "piece": piece, "failure": "out of time"})
             continue
         for record in run_sanitizer(left) if piece == "sanitizer" else run_piece(piece, left):
+            record["piece"] = piece
             record["at"] = round(time.monotonic() - begin, 1)
             results["cases"].append(record)
             write(path, results)
@@ -523,10 +581,11 @@ def main() -> int:
     parser.add_argument("--only", default="", help=f"some of {','.join(PIECES)}")
     parser.add_argument("--table", action="store_true", help="write bench/device/README.md anew")
     parser.add_argument("--dry", action="store_true", help="try everything on the CPU, tiny")
-    parser.add_argument("--worker", choices=[*PIECES, "tiny"], help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=[*PLAN, "tiny"], help=argparse.SUPPRESS)
+    parser.add_argument("--skip", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        worker(options.worker)
+        worker(options.worker, options.skip)
         return 0
     if options.table:
         TABLE.parent.mkdir(exist_ok=True)
@@ -534,6 +593,13 @@ def main() -> int:
         return 0
     if not options.out:
         parser.error("--out must be given")
+    if importlib.util.find_spec("hotloop") is None:
+        sys.path.insert(0, str(ROOT / "python"))  # built in place, perhaps
+        os.environ["PYTHONPATH"] = f"{ROOT / 'python'}:{os.environ.get('PYTHONPATH', '')}"
+    try:
+        import hotloop  # noqa: F401
+    except ImportError as error:
+        parser.error(f"hotloop cannot be imported ({error}); {BUILD}")
     if options.dry:
         os.environ["HOTLOOP_CHECK_DRY"] = "1"
         if not os.environ.get("HOTLOOP_CHECK_LIBRARY"):
