@@ -84,26 +84,21 @@ struct silu_backward : Logistic {
   }
 };
 
-// x sigmoid(2 u), as in math/activation.h; |2 u| is below 15 where |x| is below 4.7.
-struct gelu_tanh_forward : Logistic {
-  using Logistic::Logistic;
-  HOTLOOP_PIECES static M is_near(V x) { return abs(x) < set1(4.7f); }
+// x sigmoid(2 u), as in math/activation.h, the gate straight from x; and its slope.
+struct gelu_tanh_forward {
+  Falling<7, 5> tail{simd::tables::kTanhGateTail};
+  HOTLOOP_PIECES explicit gelu_tanh_forward(double) {}
+  HOTLOOP_PIECES static M is_near(V x) { return lies_within<Falling<7, 5>>(x); }
   HOTLOOP_PIECES V operator()(V x) const {
     const V size = abs(x);
-    const V inner = fma(x * x, set1(0.0713548162726009f), set1(1.5957691216057308f));
-    return fnma(size, tail(size * inner), ramp(x));
+    return fnma(size, tail(size), ramp(x));
   }
 };
-struct gelu_tanh_backward : Logistic {
-  using Logistic::Logistic;
-  HOTLOOP_PIECES static M is_near(V, V x) { return abs(x) < set1(4.7f); }
-  HOTLOOP_PIECES V operator()(V dy, V x) const {
-    const V square = x * x;
-    const V inner = fma(square, set1(0.0713548162726009f), set1(1.5957691216057308f));
-    const V slope = fma(square, set1(0.2140644488178027f), set1(1.5957691216057308f));
-    const V s = mirrored(tail(abs(x) * inner), x);
-    return dy * fma(x * s * (set1(1.0f) - s), slope, s);
-  }
+struct gelu_tanh_backward {
+  Falling<10, 8> slope{simd::tables::kTanhGateSlope};
+  HOTLOOP_PIECES explicit gelu_tanh_backward(double) {}
+  HOTLOOP_PIECES static M is_near(V, V x) { return abs(x) < set1(6.5f); }  // beyond: 25 ULP
+  HOTLOOP_PIECES V operator()(V dy, V x) const { return dy * mirrored(slope(abs(x)), x); }
 };
 
 struct gelu_forward {
