@@ -14,7 +14,7 @@ constexpr std::int64_t kPackedDepth = 1024;
 // Fewer pixels of an image by itself do not pay for packing the weights once more.
 constexpr std::int64_t kLeastPixels = 128;
 // Beyond, the gradient of the weights cuts the sum itself, over more units than a product has.
-constexpr std::int64_t kMostPixels = 2048;
+constexpr std::int64_t kMostPixels = 4096;
 
 // Pixels that a stride picks are copied together for the product to read, so many at a time.
 constexpr std::int64_t kPickedBytes = 4ll << 20;
