@@ -27,6 +27,14 @@ inline RowTaps row_taps(const ConvSlab& slab, const ConvRowTaps& taps, std::int6
   return found;
 }
 
+// Whether what the next rows read is fetched into the second cache: short runs far apart, which the
+// hardware does not foresee. Not where pixels share a place of the first cache: (32, 1024, 7, 7)
+// takes half the time without.
+template <class T>
+inline bool rows_ahead(std::int64_t step) {
+  return step * static_cast<std::int64_t>(sizeof(T)) % 4096 != 0;
+}
+
 // Rows of a copied slab, its border with them.
 inline std::int64_t slab_height(const ConvSlab& slab) {
   return (slab.rows - 1) * slab.step_h + slab.span_h;

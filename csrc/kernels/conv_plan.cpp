@@ -316,7 +316,7 @@ ConvRowTaps plan_row_taps(DType dtype, const Source& source, const PassAxes& axe
   const std::int64_t bytes = item * source.n * source.h * source.w * source.channels;
   const bool square = cols.step == 1 && axes.rows.step == 1 && axes.rows.shift == Table{0, 1, 2};
   const bool pages = source.stride_w * item % kPageBytes == 0 && source.channels > strip;
-  const bool slide = square && (y_step == 0 ? !pages : bytes <= kSlideBytes);
+  const bool slide = square && (y_step == 0 || bytes <= kSlideBytes);
   const bool copied = pages && !slide;
   return {axes.rows.taps(), axes.rows.shift.data(), cols.step, y_step, copied ? strip : 0, slide};
 }

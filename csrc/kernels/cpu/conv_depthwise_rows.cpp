@@ -134,6 +134,7 @@ template <class T, int Rows, bool Whole>
   y += c;
   std::int64_t at = slab.left + 2;
   const T* x = source + at * step;
+  const bool ask = rows_ahead<T>(step);
   for (std::int64_t col = 0; col < slab.out_w; ++col, ++at, x += step, y += y_step) {
     const bool inside = at >= 0 && at < slab.w;
     V sum[Rows];
@@ -155,10 +156,7 @@ template <class T, int Rows, bool Whole>
         middle[i] = right;
       }
       if (i < 2) continue;
-      // What the next rows read and write first: short runs far apart, which the hardware does not
-      // foresee.
-      __builtin_prefetch(x + (i + Rows) * slab.stride_h, 0, 2);
-      __builtin_prefetch(y + (i - 2 + Rows) * y_row, 1, 2);
+      if (ask) __builtin_prefetch(x + (i + Rows) * slab.stride_h, 0, 2);
       T* to = y + (i - 2) * y_row;
       Whole ? simd::store(to, sum[i - 2]) : simd::store_n(to, sum[i - 2], lanes);
     }

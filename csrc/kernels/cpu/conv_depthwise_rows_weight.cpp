@@ -155,6 +155,7 @@ template <class T, int Rows, bool Whole>
     }
   }
   std::int64_t at = slab.left + 2;
+  const bool ask = rows_ahead<T>(step);
   x += at * step;
   for (std::int64_t col = 0; col < slab.out_w; ++col, ++at, x += step, dy += args.dy_stride_w) {
     const bool inside = at >= 0 && at < slab.w;
@@ -162,7 +163,7 @@ template <class T, int Rows, bool Whole>
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
       d[r] = load_lanes<T, Whole>(dy + r * args.dy_stride_h, lanes);
-      // What the next rows need: short runs far apart, which the hardware does not foresee.
+      if (!ask) continue;
       __builtin_prefetch(dy + (r + Rows) * args.dy_stride_h, 0, 2);
       __builtin_prefetch(x + (r + Rows + 2) * slab.stride_h, 0, 2);
     }
