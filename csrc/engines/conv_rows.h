@@ -35,6 +35,24 @@ inline bool rows_ahead(std::int64_t step) {
   return step * static_cast<std::int64_t>(sizeof(T)) % 4096 != 0;
 }
 
+// The first two columns of taps of a run of output pixels, in `Sources` rows of x; zeros outside
+// the image. `top`, `bottom`: the first and the last row lie outside it.
+template <bool Whole, int Sources, class T>
+HOTLOOP_SIMD void first_columns(const ConvSlab& slab, const T* x, bool top, bool bottom, int lanes,
+                                Vec<T> (&left)[Sources], Vec<T> (&middle)[Sources]) {
+  const std::int64_t at = slab.left, step = slab.stride_w;
+#pragma GCC unroll 6
+  for (int i = 0; i < Sources; ++i) {
+    const T* row = x + i * slab.stride_h;
+    const bool there = !(i == 0 && top) && !(i == Sources - 1 && bottom);
+    left[i] = middle[i] = simd::zero<T>();
+    if (there && at >= 0 && at < slab.w) left[i] = load_lanes<T, Whole>(row + at * step, lanes);
+    if (there && at + 1 >= 0 && at + 1 < slab.w) {
+      middle[i] = load_lanes<T, Whole>(row + (at + 1) * step, lanes);
+    }
+  }
+}
+
 // Rows of a copied slab, its border with them.
 inline std::int64_t slab_height(const ConvSlab& slab) {
   return (slab.rows - 1) * slab.step_h + slab.span_h;

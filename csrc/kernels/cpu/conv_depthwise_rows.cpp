@@ -119,17 +119,7 @@ template <class T, int Rows, bool Whole>
   V w[kTaps][kTaps], left[kSources], middle[kSources];
 #pragma GCC unroll 9
   for (int k = 0; k < kTaps * kTaps; ++k) w[k / kTaps][k % kTaps] = simd::load(weights + k * pitch);
-#pragma GCC unroll 6
-  for (int i = 0; i < kSources; ++i) {
-    const T* x = source + i * slab.stride_h;
-    const bool there = !(i == 0 && top) && !(i == kSources - 1 && bottom);
-    const std::int64_t at = slab.left;
-    left[i] = middle[i] = simd::zero<T>();
-    if (there && at >= 0 && at < slab.w) left[i] = load_lanes<T, Whole>(x + at * step, lanes);
-    if (there && at + 1 >= 0 && at + 1 < slab.w) {
-      middle[i] = load_lanes<T, Whole>(x + (at + 1) * step, lanes);
-    }
-  }
+  first_columns<Whole>(slab, source, top, bottom, lanes, left, middle);
   const std::int64_t y_step = args.row_taps.y_step, y_row = args.y_stride_h;
   y += c;
   std::int64_t at = slab.left + 2;

@@ -143,17 +143,7 @@ template <class T, int Rows, bool Whole>
   for (int k = 0; k < kTaps * kTaps; ++k) {
     sum[k / kTaps][k % kTaps] = simd::load(partial + k * pitch);
   }
-#pragma GCC unroll 6
-  for (int i = 0; i < kSources; ++i) {
-    const T* row = x + i * slab.stride_h;
-    const bool there = !(i == 0 && top) && !(i == kSources - 1 && bottom);
-    const std::int64_t at = slab.left;
-    left[i] = middle[i] = simd::zero<T>();
-    if (there && at >= 0 && at < slab.w) left[i] = load_lanes<T, Whole>(row + at * step, lanes);
-    if (there && at + 1 >= 0 && at + 1 < slab.w) {
-      middle[i] = load_lanes<T, Whole>(row + (at + 1) * step, lanes);
-    }
-  }
+  first_columns<Whole>(slab, x, top, bottom, lanes, left, middle);
   std::int64_t at = slab.left + 2;
   const bool ask = rows_ahead<T>(step);
   x += at * step;
