@@ -11,6 +11,7 @@
 #include "bindings/device.h"
 #include "bindings/dims.h"
 #include "bindings/dot.h"
+#include "bindings/flat.h"
 #include "bindings/gemm_pack.h"
 #include "bindings/gil.h"
 
@@ -234,8 +235,39 @@ py::object gemm_of(py::handle a_object, py::handle b_object, bool trans_a, bool 
   return product(op, left, right, "b", "a", shape, epilogue, out, pack);
 }
 
+// The shortest way, for what most short products bring: two matrices and a given out of one dtype,
+// all dense in C order, no axis of one element. Null, and nothing done, for anything else; the
+// problem is the one that gemm_of would make of them.
+py::object gemm_flat(py::handle a, py::handle b, bool trans_a, bool trans_b, py::handle out) {
+  GemmProblem p;
+  const auto* to = flat_array(out, true, &p.dtype);
+  const auto* left = to ? flat_array(a, false, &p.dtype) : nullptr;
+  const auto* right = left ? flat_array(b, false, &p.dtype) : nullptr;
+  if (!right || left->descr != to->descr || right->descr != to->descr) return {};
+  if (to->nd != 2 || left->nd != 2 || right->nd != 2) return {};
+  p.m = left->dimensions[trans_a];
+  p.k = left->dimensions[!trans_a];
+  p.n = right->dimensions[!trans_b];
+  if (right->dimensions[trans_b] != p.k || p.m < 2 || p.k < 2 || p.n < 2) return {};
+  if (to->dimensions[0] != p.m || to->dimensions[1] != p.n || gemm_is_long(p)) return {};
+  const auto apart = [&](const py::detail::PyArray_Proxy* input, std::int64_t size) {
+    const std::intptr_t behind =
+        reinterpret_cast<std::intptr_t>(input->data) - reinterpret_cast<std::intptr_t>(to->data);
+    const std::int64_t item = item_size(p.dtype);
+    return behind >= p.m * p.n * item || -behind >= size * item;
+  };
+  if (!apart(left, p.m * p.k) || !apart(right, p.k * p.n)) return {};
+  p.interruptible = false;
+  p.a = {left->data, trans_a ? 1 : p.k, trans_a ? p.m : 1, 0, nullptr};
+  p.b = {right->data, trans_b ? 1 : p.n, trans_b ? p.k : 1, 0, nullptr};
+  p.c = {to->data, p.n, 1, 0, nullptr};
+  gemm(p);
+  return py::reinterpret_borrow<py::object>(out);
+}
+
 // Without an epilogue: five arguments cost 50 ns less than ten.
 py::object gemm_call(py::handle a, py::handle b, bool trans_a, bool trans_b, py::handle out) {
+  if (py::object done = gemm_flat(a, b, trans_a, trans_b, out)) return done;
   if (is_bf16(a)) return gemm_bf16(a, b, trans_a, trans_b, out);
   return gemm_of(a, b, trans_a, trans_b, Epilogue{}, out);
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bindings/flat.h"
+
 namespace hotloop {
 
 namespace {
@@ -164,35 +166,19 @@ Split map_split(const MapArgs& args, double nanoseconds, bool is_fresh) {
 
 py::object run_flat(Kernel<MapArgs> kernel, std::initializer_list<py::handle> inputs,
                     py::handle out, double scalar) {
-  const auto& api = py::detail::npy_api::get();
-  const auto* array_type = reinterpret_cast<PyTypeObject*>(api.PyArray_Type_);
   const bool is_fresh = !given(out);
-  const py::handle like = is_fresh ? *inputs.begin() : out;
-  if (Py_TYPE(like.ptr()) != array_type) return {};
-  const auto* target = py::detail::array_proxy(like.ptr());
-  constexpr int needed =
-      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  const int wanted = is_fresh ? needed : needed | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-  if ((target->flags & wanted) != wanted) return {};
   MapArgs args;
-  const auto* descr = py::detail::array_descriptor_proxy(target->descr);
-  if (descr->byteorder == '>') return {};
-  if (descr->type_num == py::detail::npy_api::NPY_FLOAT_) {
-    args.dtype = DType::f32;
-  } else if (descr->type_num == py::detail::npy_api::NPY_DOUBLE_) {
-    args.dtype = DType::f64;
-  } else {
-    return {};
-  }
+  const auto* target = flat_array(is_fresh ? *inputs.begin() : out, !is_fresh, &args.dtype);
+  if (!target) return {};
   std::int64_t size = 1;
   for (int axis = 0; axis < target->nd; ++axis) size *= target->dimensions[axis];
   if (size == 0 || size > kPiece) return {};
   const std::int64_t bytes = size * item_size(args.dtype);
   int count = 1;
   for (py::handle input : inputs) {
-    if (Py_TYPE(input.ptr()) != array_type) return {};
-    const auto* source = py::detail::array_proxy(input.ptr());
-    if ((source->flags & needed) != needed || source->nd != target->nd) return {};
+    DType dtype;
+    const auto* source = flat_array(input, false, &dtype);
+    if (!source || source->nd != target->nd) return {};
     // The same descriptor object: the common case, and cheaper to see than an equal one.
     if (source->descr != target->descr) return {};
     for (int axis = 0; axis < target->nd; ++axis) {
@@ -208,6 +194,7 @@ py::object run_flat(Kernel<MapArgs> kernel, std::initializer_list<py::handle> in
   }
   py::object result;
   if (is_fresh) {  // NumPy's own memory: for so few bytes a capsule costs more than the kernel
+    const auto& api = py::detail::npy_api::get();
     Py_INCREF(target->descr);
     result = py::reinterpret_steal<py::object>(api.PyArray_NewFromDescr_(
         api.PyArray_Type_, target->descr, target->nd,

@@ -63,7 +63,7 @@ def gemm(
         ValueError: an unknown activation, residual with beta, ``trans_b`` with a pack.
     """
     if bias is None and residual is None and activation is None and alpha == 1.0 and beta == 0.0:
-        return _core.gemm(a, b, trans_a, trans_b, out)
+        return _plain(a, b, trans_a, trans_b, out)
     return _core.gemm_epilogue(a, b, trans_a, trans_b, out, bias, residual, alpha, beta, activation)
 
 

@@ -1,0 +1,42 @@
+"""How calls of gemm reach the kernel: the short way of small dense products, and the long one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hotloop as hl
+from hotloop.kernels import gemm
+
+
+@pytest.mark.parametrize("trans", ["nn", "nt", "tn", "tt"])
+@pytest.mark.parametrize("shape", [(2, 2, 2), (16, 16, 16), (5, 70, 33), (64, 3, 200), (70, 90, 2)])
+def test_the_short_way_gives_the_same_bits(level, dtype, shape, trans, rng):
+    """Dense operands and a dense `out` are read without the checks that other arrays need."""
+    m, n, k = shape
+    options = {"trans_a": trans[0] == "t", "trans_b": trans[1] == "t"}
+    a = rng.standard_normal((k, m) if options["trans_a"] else (m, k)).astype(dtype)
+    b = rng.standard_normal((n, k) if options["trans_b"] else (k, n)).astype(dtype)
+    memory = np.full(m * n + 2, 7, dtype)
+    out = memory[1:-1].reshape(m, n)
+    assert gemm(a, b, out=out, **options) is out
+    assert out.tobytes() == gemm(a, b, **options).tobytes()
+    assert memory[0] == memory[-1] == 7
+
+
+def test_the_short_way_leaves_errors_to_the_long_one():
+    memory = np.ones(64, np.float32)
+    a, b, out = (memory[i : i + 16].reshape(4, 4) for i in (0, 16, 32))
+    for wrong in (memory[1:17], memory[15:31], memory[31:47]):
+        with pytest.raises(hl.OutputError, match="out must not overlap"):
+            gemm(a, b, out=wrong.reshape(4, 4))
+    gemm(a, b, out=out)
+    with pytest.raises(hl.DTypeError, match="out must be float32"):
+        gemm(a, b, out=np.ones((4, 4)))
+    with pytest.raises(hl.ShapeError, match=r"out must have shape \(4, 4\)"):
+        gemm(a, b, out=memory[48:56].reshape(4, 2))
+    with pytest.raises(hl.ShapeError, match="the columns of a must equal the rows of b"):
+        gemm(a, memory[48:56].reshape(2, 4), out=out)
+    out.flags.writeable = False
+    with pytest.raises(hl.OutputError, match="read-only"):
+        gemm(a, b, out=out)
