@@ -130,6 +130,12 @@ bool has_rows(const Array& array) {
   return array.shape(array.ndim - 1) == 1 || array.stride(array.ndim - 1) == 1;
 }
 
+void multiply(const GemmProblem& p) {
+  if (!gemm_is_long(p)) return gemm(p);
+  const GilReleased released;
+  gemm(p);
+}
+
 py::object product(const char* op, const Operand& a, const Operand& b, const char* b_name,
                    const char* a_name, const Shape& out_shape, const Epilogue& epilogue,
                    py::handle out_object, const GemmPack* pack = nullptr) {
@@ -200,11 +206,8 @@ py::object product(const char* op, const Operand& a, const Operand& b, const cha
   const Call* const call = Call::current();
   if (call && call->on_gpu()) {
     call->run_gpu("gemm", p, 1, &GemmProblem::scratch);
-  } else if (gemm_is_long(p)) {
-    const GilReleased released;
-    gemm(p);
   } else {
-    gemm(p);
+    multiply(p);
   }
   return out.finish();
 }
@@ -235,7 +238,7 @@ py::object gemm_of(py::handle a_object, py::handle b_object, bool trans_a, bool 
   return product(op, left, right, "b", "a", shape, epilogue, out, pack);
 }
 
-// The shortest way, for what most short products bring: two matrices and a given out of one dtype,
+// The shortest way, for what most products bring: two matrices and a given out of one dtype,
 // all dense in C order, no axis of one element. Null, and nothing done, for anything else; the
 // problem is the one that gemm_of would make of them.
 py::object gemm_flat(py::handle a, py::handle b, bool trans_a, bool trans_b, py::handle out) {
@@ -249,7 +252,7 @@ py::object gemm_flat(py::handle a, py::handle b, bool trans_a, bool trans_b, py:
   p.k = left->dimensions[!trans_a];
   p.n = right->dimensions[!trans_b];
   if (right->dimensions[trans_b] != p.k || p.m < 2 || p.k < 2 || p.n < 2) return {};
-  if (to->dimensions[0] != p.m || to->dimensions[1] != p.n || gemm_is_long(p)) return {};
+  if (to->dimensions[0] != p.m || to->dimensions[1] != p.n) return {};
   const auto apart = [&](const py::detail::PyArray_Proxy* input, std::int64_t size) {
     const std::intptr_t behind =
         reinterpret_cast<std::intptr_t>(input->data) - reinterpret_cast<std::intptr_t>(to->data);
@@ -261,7 +264,7 @@ py::object gemm_flat(py::handle a, py::handle b, bool trans_a, bool trans_b, py:
   p.a = {left->data, trans_a ? 1 : p.k, trans_a ? p.m : 1, 0, nullptr};
   p.b = {right->data, trans_b ? 1 : p.n, trans_b ? p.k : 1, 0, nullptr};
   p.c = {to->data, p.n, 1, 0, nullptr};
-  gemm(p);
+  multiply(p);
   return py::reinterpret_borrow<py::object>(out);
 }
 
