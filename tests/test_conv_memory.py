@@ -23,6 +23,8 @@ SHAPES = [
     ((2, 512, 56, 56), 1024, 1, {}),  # rows of A that a product packs
     ((16, 256, 40, 40), 64, 1, {}),
     ((1, 1024, 14, 14), 2048, 1, {"stride": 2}),
+    ((1, 64, 640, 640), 8, 1, {"stride": 2}),  # more pixels are picked than may be copied
+    ((6, 64, 256, 256), 8, 1, {"stride": 2}),  # the same, an image at a time
     ((8, 512, 7, 7), 512, 3, {"padding": 1}),
     ((4, 256, 28, 28), 256, 3, {"padding": 1, "groups": 256}),
     ((4, 128, 28, 28), 128, 3, {"padding": 1, "groups": 4}),

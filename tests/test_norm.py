@@ -185,7 +185,7 @@ def test_results_keep_the_memory_order(dtype, rng):
 
 @pytest.mark.parametrize("shape", [(6, 5), (3, 65, 7), (4, 130, 9, 5), (2, 300, 40, 3)], ids=str)
 def test_the_gradient_through_a_relu_in_one_pass(level, dtype, shape, rng):
-    """As of two kernels: the same bits, whatever the memory; NaN and infinities pass alike."""
+    """As of two kernels: the same bits but for the sign of NaN, whatever the memory."""
     x, dy, weight, bias = data(shape, dtype, rng)
     x[0, 1], x[0, 2, ...] = np.nan, np.inf
     for affine, training in (((weight, bias), True), ((weight, None), True), ((None, None), False)):
@@ -205,7 +205,7 @@ def test_the_gradient_through_a_relu_in_one_pass(level, dtype, shape, rng):
             for dy_held, out in ((dyh, None), (in_place, in_place), (dyh, strided)):
                 found = kernels.batch_norm_backward(dy_held, *given, **how, out=out)
                 for one, other in zip(found, expected):
-                    assert_same(one, other)
+                    assert_same(*(np.where(np.isnan(v), dtype(np.nan), v) for v in (one, other)))
 
 
 def test_backward_takes_relu_alone(rng):

@@ -201,5 +201,7 @@ def test_permutation():
             kernels.permutation(50, out=wrong)
     out = np.zeros(50, "i8")
     out.flags.writeable = False
-    with pytest.raises(hl.OutputError, match="permutation: out must be writable"):
-        kernels.permutation(50, out=out)
+    repeats = np.lib.stride_tricks.as_strided(np.zeros(1, "i8"), (50,), (0,))
+    for wrong in (out, repeats):
+        with pytest.raises(hl.OutputError, match="permutation: out must be writable"):
+            kernels.permutation(50, out=wrong)

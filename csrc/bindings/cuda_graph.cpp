@@ -90,8 +90,9 @@ void bind_cuda_graph(py::module_& m) {
       .def_property_readonly("draws", &CudaGraph::draws)
       // Of all replays together, the graphs in turn.
       .def_static("milliseconds", [](const py::sequence& sequence, int times) {
+        const py::tuple kept(sequence);  // the list may change while they run
         std::vector<CudaGraph*> graphs;
-        for (py::handle each : sequence) graphs.push_back(each.cast<CudaGraph*>());
+        for (py::handle each : kept) graphs.push_back(each.cast<CudaGraph*>());
         if (graphs.empty()) throw std::invalid_argument("CudaGraph: graphs are expected, got none");
         return CudaGraph::run(graphs, times, true);
       });

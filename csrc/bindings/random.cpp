@@ -96,6 +96,10 @@ void check_order(const char* op, Call& call, py::handle out, std::int64_t count)
   if (device ? device->read_only : !py::reinterpret_borrow<py::array>(out).writeable()) {
     throw OutputError(std::string(op) + ": out must be writable, got a read-only array");
   }
+  if (count > 1 && py::tuple(out.attr("strides"))[0].cast<std::int64_t>() == 0) {
+    throw OutputError(std::string(op) + ": out must be writable, got an array that repeats " +
+                      "elements; pass a copy");
+  }
 }
 
 py::object permutation(std::int64_t count, py::handle key, py::handle out) {

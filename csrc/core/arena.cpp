@@ -1,6 +1,6 @@
 // Blocks come in size classes, eight per doubling, so that a like size finds a kept block and at
-// most an eighth is wasted. What is held in all is bounded by twice what was once in use; the least
-// recently freed goes first.
+// most an eighth is wasted. What is held in all is bounded by twice what was once in use, or what
+// is kept by 64 MB where that is more; the least recently freed goes first.
 #include "core/arena.h"
 
 #include <pthread.h>

@@ -66,7 +66,8 @@ struct ConvRowTaps {
   // Where pixels a power of two apart would share few places of the caches, channels are copied so
   // many at a time (slab.pitch), with their border of zeros; 0: rows are read where they lie.
   std::int64_t strip;
-  // 3x3 with stride 1, x and y in the last cache: rows are walked once for each vector of channels.
+  // 3x3 with stride 1; forward with x and y in the last cache: rows are walked once for each vector
+  // of channels.
   bool slide;
 };
 inline constexpr std::int64_t kStripBlocks = 4;

@@ -16,7 +16,8 @@ constexpr std::int64_t kLeastPixels = 128;
 // Beyond, the gradient of the weights cuts the sum itself, over more units than a product has.
 constexpr std::int64_t kMostPixels = 4096;
 
-// Pixels that a stride picks are copied together for the product to read, so many at a time.
+// Pixels that a stride picks are copied together for the product to read: whole images, so many
+// bytes of them at a time.
 constexpr std::int64_t kPickedBytes = 4ll << 20;
 constexpr double kWorkOfAByte = 6;  // of a copy, in terms of products and sums
 
@@ -45,11 +46,28 @@ Pixels fold(const ConvProblem& p, const ConvImage& image, bool apart) {
   return {count, step, p.n};
 }
 
-// A 1x1 kernel that steps over pixels.
+std::size_t picked_bytes(const ConvProblem& p, std::int64_t channels) {
+  return static_cast<std::size_t>(p.n * p.out_h * p.out_w * channels * bytes_of(p.dtype));
+}
+
+// A 1x1 kernel that steps over pixels, an image of which is not too large.
 bool picks(const ConvProblem& p) {
   const bool one = p.kd * p.kh * p.kw == 1 && p.d == 1 && p.out_d == 1 && p.groups == 1;
   return one && (p.stride_h > 1 || p.stride_w > 1) &&
-         p.padding_d + p.padding_h + p.padding_w == 0 && p.n * p.out_h * p.out_w * p.c > 0;
+         p.padding_d + p.padding_h + p.padding_w == 0 && p.n * p.out_h * p.out_w * p.c > 0 &&
+         static_cast<std::int64_t>(picked_bytes(p, p.c)) <= kPickedBytes * p.n;
+}
+
+// The images of a problem from `first` on.
+ConvImage from_image(const ConvProblem& p, ConvImage image, std::int64_t first) {
+  image.data = static_cast<char*>(image.data) + first * image.stride_n * bytes_of(p.dtype);
+  return image;
+}
+
+// Images whose picked pixels are copied at a time.
+std::int64_t images_at_once(const ConvProblem& p) {
+  const auto image = static_cast<std::int64_t>(picked_bytes(p, p.c)) / p.n;
+  return std::min(kPickedBytes / image, p.n);
 }
 
 // The same product over the picked pixels alone.
@@ -73,10 +91,6 @@ void pick(const ConvProblem& p, const ConvImage& image, std::int64_t channels, c
   const std::int64_t rows = spread ? p.h : p.out_h, pixels = spread ? p.w : p.out_w;
   const auto bytes = static_cast<double>(pixels * channels * bytes_of(p.dtype));
   launch(conv_pick_kernel(), args, split_for(p.n * rows, kWorkOfAByte * bytes, p.interruptible));
-}
-
-std::size_t picked_bytes(const ConvProblem& p, std::int64_t channels) {
-  return static_cast<std::size_t>(p.n * p.out_h * p.out_w * channels * bytes_of(p.dtype));
 }
 
 bool multiply(const ConvProblem& p, const ConvImage& from, std::int64_t channels,
@@ -121,22 +135,6 @@ bool multiply(const ConvProblem& p, const ConvImage& from, std::int64_t channels
     gemm(product);
   }
   return true;
-}
-
-}  // namespace
-
-namespace {
-
-// The images of a problem from `first` on.
-ConvImage from_image(const ConvProblem& p, ConvImage image, std::int64_t first) {
-  image.data = static_cast<char*>(image.data) + first * image.stride_n * bytes_of(p.dtype);
-  return image;
-}
-
-// Images whose picked pixels are copied at a time.
-std::int64_t images_at_once(const ConvProblem& p) {
-  const auto image = static_cast<std::int64_t>(picked_bytes(p, p.c)) / p.n;
-  return std::clamp<std::int64_t>(kPickedBytes / image, 1, p.n);
 }
 
 }  // namespace

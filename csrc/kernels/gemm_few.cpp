@@ -108,8 +108,8 @@ bool gemm_prefers_rows(const GemmProblem& p) {
 }
 
 // B has its columns in rows: dots read them where they lie, tiles want them transposed first. In
-// clock cycles for vectors of 64 bytes, as measured on Zen 4: up to 32 rows of A are copied to
-// where loads cross no cache line, and stay in L2. Shapes alone decide.
+// clock cycles for vectors of 64 bytes, as measured on Zen 4: rows of A are copied, a few at a
+// time, to where loads cross no cache line. Shapes alone decide.
 bool gemm_prefers_dots(const GemmProblem& p) {
   const std::int64_t lanes = 64 / bytes_of(p.dtype), vectors = blocks_of(p.n, lanes);
   const double m = static_cast<double>(p.m), n = static_cast<double>(p.n);

@@ -80,7 +80,8 @@ void no_overlap(const char* op, const char* out_name, py::handle out, const char
 
 void no_overlap(const char* op, const Output& out, const char* name, const Array& x, Overlap rule) {
   if (out.is_fresh) return;
-  if (out.array.owner.is(out.target)) {  // both have been read: most arrays lie apart
+  // Where both have been read; most arrays lie apart.
+  if (x.data && out.array.owner.is(out.target)) {
     const auto [low, high] = extent(out.array);
     const auto [x_low, x_high] = extent(x);
     if (low >= x_high || x_low >= high) return;

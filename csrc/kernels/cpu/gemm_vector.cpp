@@ -75,7 +75,8 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
         a_rows = strip;
         a_step = kStripBytes / static_cast<std::int64_t>(sizeof(T));
       }
-      // Few rows read B once from far away: what comes next is asked for, a part by each of them.
+      // Few rows read B once from far away: what comes next is asked for, half of it by each of two
+      // groups of rows.
       const bool is_far = p.k * p.n * static_cast<std::int64_t>(sizeof(T)) > kFarBytes;
       const std::int64_t groups = (past_row - row + kDotRows - 1) / kDotRows;
       const int ahead = p.m == 1 || (is_far && groups == 1) ? kDotColumns
@@ -94,9 +95,10 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
           j += kWideDots<T>;
           continue;
         }
-        // Two or three columns at the end go with those before them, which are not written again.
+        // Two or three columns at the end go with those before them, which are not written again:
+        // also with another unit's, for the sums must not depend on how columns are cut.
         std::int64_t known = 0;
-        if (past - j < kDotColumns && past - j > 1 && past - first >= kDotColumns) {
+        if (past - j < kDotColumns && past - j > 1 && past >= kDotColumns) {
           known = kDotColumns - (past - j);
           j -= known;
         }

@@ -111,8 +111,8 @@ def batch_norm_backward(
         mean: (c,), from ``batch_norm(..., return_stats=True)``.
         rstd: likewise.
         training: whether the statistics were x's own.
-        activation: what the forward kernel was given: "relu" (on the CPU) lets dy pass where y > 0,
-            which is found by x: y is not needed.
+        activation: what the forward kernel was given: "relu" (on the CPU) lets dy pass unless
+            y <= 0, which is found by x: y is not needed.
         bias: likewise; only "relu" asks for it.
         layout: where the channels are among the axes.
         out: where dx goes; may be dy or x.
