@@ -31,7 +31,7 @@ enum class Edge { none, first, last, any };
 template <class T, int Step>
 HOTLOOP_SIMD void fetch_next_row(const ConvTilesArgs& args, const RowTaps& taps,
                                  const RowBlock<T>& block, std::int64_t c) {
-  if (taps.last == 0) return;  // the image begins below all taps
+  if (taps.last == 0) return;  // all taps lie below the image
   const std::int64_t stride = args.slab.stride_h;
   const T* x = block.x + (taps.top + args.row_taps.shift[taps.last - 1]) * stride + c;
 #pragma GCC unroll 2
