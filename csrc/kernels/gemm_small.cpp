@@ -14,6 +14,7 @@ constexpr std::int64_t kNearBytes = 128 << 10;  // of B, read where it lies
 constexpr double kSmallFlops = 5e6;             // about 40 microseconds of one thread
 constexpr double kShareFlops = 8e4;             // worth another thread: 0.7 microseconds
 constexpr std::int64_t kLeastRows = 8;          // of a thread
+constexpr std::int64_t kLeastColumns = 64;      // of a thread where rows are few: whole tiles
 
 // `slots`: room for the panels of kTinySlots threads, or null where B is not packed.
 void run_units(const GemmProblem& p, char* slots) {
@@ -30,16 +31,22 @@ void run_units(const GemmProblem& p, char* slots) {
   }
   const double share = packs ? 3 * kShareFlops : kShareFlops;  // each thread packs B
   std::int64_t threads = std::min<std::int64_t>(packs ? kTinySlots : num_threads(), num_threads());
-  threads = std::min(threads, p.m / kLeastRows);
   threads = std::min(threads, static_cast<std::int64_t>(flops_of(p) / share));
-  args.row_block = blocks_of(p.m, std::max<std::int64_t>(threads, 1));
+  const std::int64_t row_threads = std::min(threads, p.m / kLeastRows);
+  args.row_block = blocks_of(p.m, std::max<std::int64_t>(row_threads, 1));
   args.row_blocks = blocks_of(p.m, args.row_block);
-  if (args.row_blocks == 1) {
+  if (row_threads < threads && row_threads <= 1 && !packs) {
+    args.column_block = blocks_of(blocks_of(p.n, threads), kLeastColumns) * kLeastColumns;
+    args.column_blocks = blocks_of(p.n, args.column_block);
+    args.panel_step = args.column_block;
+  }
+  const std::int64_t units = args.row_blocks * args.column_blocks;
+  if (units == 1) {
     if (packs) args.slot = [] { return 0; };
     return gemm_tiles_kernel()(args, 0, 1);
   }
-  Split split{.units = args.row_blocks};
-  split.max_threads = static_cast<int>(args.row_blocks);
+  Split split{.units = units};
+  split.max_threads = static_cast<int>(units);
   split.interruptible = false;
   split.is_short = true;
   launch(gemm_tiles_kernel(), args, split);
