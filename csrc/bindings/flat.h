@@ -6,15 +6,18 @@
 namespace hotloop {
 
 // The header of an ndarray (no subclass) of float32 or float64, aligned and dense in C order;
-// null for anything else.
-inline const py::detail::PyArray_Proxy* flat_array(py::handle object, bool writable, DType* dtype) {
+// null for anything else. With `columns`, also dense in Fortran's order, which it then says.
+inline const py::detail::PyArray_Proxy* flat_array(py::handle object, bool writable, DType* dtype,
+                                                   bool* columns = nullptr) {
   using Api = py::detail::npy_api;
   if (Py_TYPE(object.ptr()) != reinterpret_cast<PyTypeObject*>(Api::get().PyArray_Type_)) {
     return nullptr;
   }
   const auto* raw = py::detail::array_proxy(object.ptr());
-  const int wanted = Api::NPY_ARRAY_C_CONTIGUOUS_ | Api::NPY_ARRAY_ALIGNED_ |
-                     (writable ? Api::NPY_ARRAY_WRITEABLE_ : 0);
+  if (columns) *columns = !(raw->flags & Api::NPY_ARRAY_C_CONTIGUOUS_);
+  const int order =
+      columns && *columns ? Api::NPY_ARRAY_F_CONTIGUOUS_ : Api::NPY_ARRAY_C_CONTIGUOUS_;
+  const int wanted = order | Api::NPY_ARRAY_ALIGNED_ | (writable ? Api::NPY_ARRAY_WRITEABLE_ : 0);
   const auto* descr = py::detail::array_descriptor_proxy(raw->descr);
   if ((raw->flags & wanted) != wanted || descr->byteorder == '>') return nullptr;
   if (descr->type_num == Api::NPY_FLOAT_) {

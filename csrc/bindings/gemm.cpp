@@ -238,20 +238,21 @@ py::object gemm_of(py::handle a_object, py::handle b_object, bool trans_a, bool 
   return product(op, left, right, "b", "a", shape, epilogue, out, pack);
 }
 
-// The shortest way, for what most products bring: two matrices and a given out of one dtype,
-// all dense in C order, no axis of one element. Null, and nothing done, for anything else; the
-// problem is the one that gemm_of would make of them.
+// The shortest way, for what most products bring: two dense matrices, or transposes of such, and a
+// given out in C order, all of one dtype. Null, and nothing done, for anything else; the problem is
+// the one that gemm_of would make of them.
 py::object gemm_flat(py::handle a, py::handle b, bool trans_a, bool trans_b, py::handle out) {
   GemmProblem p;
+  bool a_columns = false, b_columns = false;  // in Fortran's order
   const auto* to = flat_array(out, true, &p.dtype);
-  const auto* left = to ? flat_array(a, false, &p.dtype) : nullptr;
-  const auto* right = left ? flat_array(b, false, &p.dtype) : nullptr;
+  const auto* left = to ? flat_array(a, false, &p.dtype, &a_columns) : nullptr;
+  const auto* right = left ? flat_array(b, false, &p.dtype, &b_columns) : nullptr;
   if (!right || left->descr != to->descr || right->descr != to->descr) return {};
   if (to->nd != 2 || left->nd != 2 || right->nd != 2) return {};
   p.m = left->dimensions[trans_a];
   p.k = left->dimensions[!trans_a];
   p.n = right->dimensions[!trans_b];
-  if (right->dimensions[trans_b] != p.k || p.m < 2 || p.k < 2 || p.n < 2) return {};
+  if (right->dimensions[trans_b] != p.k || p.m < 1 || p.k < 1 || p.n < 1) return {};
   if (to->dimensions[0] != p.m || to->dimensions[1] != p.n) return {};
   const auto apart = [&](const py::detail::PyArray_Proxy* input, std::int64_t size) {
     const std::intptr_t behind =
@@ -260,9 +261,10 @@ py::object gemm_flat(py::handle a, py::handle b, bool trans_a, bool trans_b, py:
     return behind >= p.m * p.n * item || -behind >= size * item;
   };
   if (!apart(left, p.m * p.k) || !apart(right, p.k * p.n)) return {};
+  const bool tall_a = trans_a != a_columns, tall_b = trans_b != b_columns;
   p.interruptible = false;
-  p.a = {left->data, trans_a ? 1 : p.k, trans_a ? p.m : 1, 0, nullptr};
-  p.b = {right->data, trans_b ? 1 : p.n, trans_b ? p.k : 1, 0, nullptr};
+  p.a = {left->data, tall_a ? 1 : p.k, tall_a ? p.m : 1, 0, nullptr};
+  p.b = {right->data, tall_b ? 1 : p.n, tall_b ? p.k : 1, 0, nullptr};
   p.c = {to->data, p.n, 1, 0, nullptr};
   multiply(p);
   return py::reinterpret_borrow<py::object>(out);

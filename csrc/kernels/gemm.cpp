@@ -299,6 +299,19 @@ GemmMatrix transposed(GemmMatrix matrix) {
   return matrix;
 }
 
+// A's only row, of each batch, without gaps.
+void gather_rows(GemmProblem& p, void* to) {
+  GemmPackArgs pack;
+  pack.dtype = p.dtype;
+  pack.m = pack.a_rows = pack.a_blocks = 1;
+  pack.k = pack.a_to_step = p.k;
+  pack.a = p.a;
+  pack.a_to = to;
+  pack.a_batches = p.batches;
+  gemm_pack_kernel()(pack, 0, p.batches);
+  p.a = {to, p.k, 1, p.k, nullptr};
+}
+
 }  // namespace
 
 bool gemm_is_long(const GemmProblem& p) {
@@ -380,6 +393,11 @@ void gemm(const GemmProblem& problem) {
     p.a.row_step = p.k;
   }
   const bool deep_b = p.b.row_step == 1 && (p.b.column_step != 1 || p.n == 1);
+  // One row times the columns of B in memory is dots, wherever the row's elements lie.
+  const bool gathers = p.m == 1 && deep_b && p.k > 1 && p.a.column_step != 1;
+  const Scratch row(
+      gathers ? static_cast<std::size_t>(p.batches * p.k * bytes_of(p.dtype)) : std::size_t{0});
+  if (gathers) gather_rows(p, row.get());
   if (p.k > 0 && deep_b && p.a.column_step == 1 && (p.m == 1 || gemm_prefers_dots(p))) {
     gemm_run_dots(p);
     sums();

@@ -61,7 +61,11 @@ void run_units(const GemmProblem& p, char* slots) {
 }  // namespace
 
 bool gemm_is_small(const GemmProblem& p) {
-  if (p.batches != 1 || p.packed_columns > 0 || p.m <= 1 || p.n <= 1 || p.k <= 1) return false;
+  if (p.batches != 1 || p.packed_columns > 0 || p.n <= 1 || p.k <= 1) return false;
+  if (p.m <= 1) {
+    // A row of few terms; longer ones have ways of their own.
+    return p.m == 1 && p.k < 16 && p.n <= 512 && p.b.column_step == 1;
+  }
   const std::int64_t item = bytes_of(p.dtype);
   if (p.b.column_step == 1) {
     return p.k <= 512 && p.n <= 512 && p.m <= 512 && p.k * p.n * item <= kNearBytes &&
