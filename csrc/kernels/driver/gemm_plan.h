@@ -22,11 +22,27 @@ inline std::int64_t bytes_of(DType dtype) {
   return dtype == DType::f32 ? 4 : 8;
 }
 
+// Few units: a somewhat larger grain where that shares them more evenly. 16 units by threes are
+// nine for one thread of two, by fours eight.
+inline std::int64_t even_grain(std::int64_t units, std::int64_t grain) {
+  const std::int64_t threads = num_threads();
+  if (units < 2 * grain || units >= 16 * threads * grain) return grain;
+  const auto most = [&](std::int64_t each) {  // units of one thread
+    return std::min(blocks_of(blocks_of(units, each), threads) * each, units);
+  };
+  std::int64_t best = grain;
+  for (std::int64_t each = grain + 1; each < 2 * grain && 2 * each <= units; ++each) {
+    if (most(each) < most(best)) best = each;
+  }
+  return best;
+}
+
 inline Split split_of(const GemmProblem& p, std::int64_t units, double flops) {
   Split split{.units = units};
   const double per_unit = flops / static_cast<double>(std::max<std::int64_t>(units, 1));
   split.grain =
       per_unit >= kGrainFlops ? 1 : static_cast<std::int64_t>(kGrainFlops / (per_unit + 1)) + 1;
+  split.grain = even_grain(units, split.grain);
   split.interruptible = p.interruptible;
   return split;
 }
