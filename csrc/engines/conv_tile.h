@@ -40,9 +40,23 @@ struct ConvTile {
   bool stream = false;   // C is whole, aligned lines that nobody reads soon: around the caches
 };
 
-template <class T, int Rows, int Vectors, bool Stream = false>
+// A pointer for each of 12 rows is more than there are registers. Where the second row of each pair
+// lies as far behind the first as in all others (pixels of a row, channels), six are enough.
+constexpr bool conv_tile_pairs(int rows, int vectors) {
+  return simd::kBytes == 64 && vectors == 2 && rows == conv_tile_rows(2);
+}
+template <class T>
+inline bool rows_in_pairs(const ConvTile<T>& tile, int rows) {
+  for (int i = 2; i < rows; i += 2) {
+    if (tile.rows[i + 1] - tile.rows[i] != tile.rows[1] - tile.rows[0]) return false;
+  }
+  return true;
+}
+
+template <class T, int Rows, int Vectors, bool Stream = false, bool Pairs = false>
 [[gnu::noinline]] void conv_tile_loop(const ConvTile<T>& tile) {
   using V = Vec<T>;
+  constexpr int kStep = Pairs ? 2 : 1;
   V sum[Rows][Vectors];
 #pragma GCC unroll 4
   for (int v = 0; v < Vectors; ++v) {
@@ -57,9 +71,10 @@ template <class T, int Rows, int Vectors, bool Stream = false>
       }
     }
   }
-  const T* row[Rows];
+  const T* row[Rows / kStep];
 #pragma GCC unroll 14
-  for (int i = 0; i < Rows; ++i) row[i] = tile.rows[i];
+  for (int i = 0; i < Rows / kStep; ++i) row[i] = tile.rows[i * kStep];
+  const std::int64_t apart = Pairs ? tile.rows[Rows > 1] - tile.rows[0] : 0;
   const std::int64_t* offset = tile.offset;
   const T* b = tile.b;
   const std::int64_t b_step = tile.b_step;
@@ -67,13 +82,14 @@ template <class T, int Rows, int Vectors, bool Stream = false>
   [[maybe_unused]] const std::int64_t ahead_step = tile.ahead_step;
   for (std::int64_t segment = tile.segments; segment > 0; --segment) {
     for (std::int64_t k = tile.depth; k > 0; --k) {
-      const std::int64_t at = *offset++;
+      const std::int64_t at[2] = {*offset, *offset + apart};
+      ++offset;
       V bv[Vectors];
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) bv[v] = simd::load(b + v * V::lanes);
 #pragma GCC unroll 14
       for (int i = 0; i < Rows; ++i) {
-        const V av = simd::set1<T>(row[i][at]);
+        const V av = simd::set1<T>(row[i / kStep][at[i % kStep]]);
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::fma(av, bv[v], sum[i][v]);
       }
@@ -94,11 +110,21 @@ template <class T, int Rows, int Vectors, bool Stream = false>
     }
     return;
   }
+  const std::int64_t columns = tile.columns;
+  if (columns >= Vectors * V::lanes) {
+#pragma GCC unroll 14
+    for (int i = 0; i < Rows; ++i) {
+      T* const c = tile.c[i];
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) simd::store(c + v * V::lanes, sum[i][v]);
+    }
+    return;
+  }
 #pragma GCC unroll 4
   for (int v = 0; v < Vectors; ++v) {
 #pragma GCC unroll 14
     for (int i = 0; i < Rows; ++i) {
-      simd::store_upto(tile.c[i] + v * V::lanes, sum[i][v], tile.columns - v * V::lanes);
+      simd::store_upto(tile.c[i] + v * V::lanes, sum[i][v], columns - v * V::lanes);
     }
   }
 }
@@ -106,6 +132,14 @@ template <class T, int Rows, int Vectors, bool Stream = false>
 template <class T, int Vectors, bool Streams>
 inline void run_conv_tile_rows(const ConvTile<T>& tile, int rows) {
   constexpr int kMost = conv_tile_rows(Vectors);
+  if constexpr (conv_tile_pairs(kMost, Vectors)) {
+    if (rows == kMost && rows_in_pairs(tile, kMost)) {
+      if constexpr (Streams) {
+        if (tile.stream) return conv_tile_loop<T, kMost, Vectors, true, true>(tile);
+      }
+      return conv_tile_loop<T, kMost, Vectors, false, true>(tile);
+    }
+  }
   if constexpr (Streams) {  // whole tiles: they are nearly all
     if (tile.stream && rows == kMost) return conv_tile_loop<T, kMost, Vectors, true>(tile);
   }
