@@ -53,6 +53,42 @@ HOTLOOP_SIMD void first_columns(const ConvSlab& slab, const T* x, bool top, bool
   }
 }
 
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
+// The first of `rows` output rows from `row` on, as many as go together: how many; 0: none can.
+// `body(count, whole, x, top, bottom, c, lanes)` runs for each vector of channels: x is channel c
+// of the first row of x under those rows.
+template <class T, class Body>
+inline std::int64_t slide_rows(const ConvSlab& slab, const T* image, std::int64_t row,
+                               std::int64_t rows, std::int64_t channels, const Body& body) {
+  constexpr std::int64_t kMost = simd::kBytes == 64 ? 4 : 1;  // registers
+  const std::int64_t above = row + slab.top, fit = slab.h - above - 1;
+  std::int64_t count = rows < kMost ? rows : kMost;
+  if (fit < count) count = fit;
+  if (above < -1 || count < 1) return 0;
+  const T* first = image + above * slab.stride_h;
+  const bool top = above < 0, bottom = count == fit;
+  const auto all_channels = [&](auto number) {
+    constexpr int kLanes = Vec<T>::lanes;
+    std::int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) {
+      body(number, Number<1>{}, first + c, top, bottom, c, kLanes);
+    }
+    const int rest = static_cast<int>(channels - c);
+    if (rest > 0) body(number, Number<0>{}, first + c, top, bottom, c, rest);
+  };
+  if constexpr (kMost > 1) {
+    if (count == 4) all_channels(Number<4>{});
+    if (count == 3) all_channels(Number<3>{});
+    if (count == 2) all_channels(Number<2>{});
+  }
+  if (count == 1) all_channels(Number<1>{});
+  return count;
+}
+
 // Rows of a copied slab, its border with them.
 inline std::int64_t slab_height(const ConvSlab& slab) {
   return (slab.rows - 1) * slab.step_h + slab.span_h;

@@ -108,7 +108,7 @@ template <class T, int Step, Edge edge>
 // first row has no row of x above, the last one none below. The sums are those of blocks of pixels,
 // term by term.
 template <class T, int Rows, bool Whole>
-[[gnu::noinline]] void slide(const ConvTilesArgs& args, const T* first, bool top, bool bottom,
+[[gnu::noinline]] void slide(const ConvTilesArgs& args, const T* source, bool top, bool bottom,
                              std::int64_t c, int lanes, T* y) {
   using V = Vec<T>;
   constexpr int kSources = Rows + 2;
@@ -116,7 +116,6 @@ template <class T, int Rows, bool Whole>
   const std::int64_t pitch = args.columns.blocks * kBlock<T>, step = slab.stride_w;
   const T* weights = static_cast<const T*>(args.weights) + c;
   const T* bias = static_cast<const T*>(args.bias) + c;
-  const T* source = first + c;
   V w[kTaps][kTaps], left[kSources], middle[kSources];
 #pragma GCC unroll 9
   for (int k = 0; k < kTaps * kTaps; ++k) w[k / kTaps][k % kTaps] = simd::load(weights + k * pitch);
@@ -154,36 +153,15 @@ template <class T, int Rows, bool Whole>
   }
 }
 
-template <class T, int Rows>
-void slide_channels(const ConvTilesArgs& args, const T* first, bool top, bool bottom, T* y) {
-  constexpr int kLanes = Vec<T>::lanes;
-  std::int64_t c = 0;
-  for (; c + kLanes <= args.columns.columns; c += kLanes) {
-    slide<T, Rows, true>(args, first, top, bottom, c, kLanes, y);
-  }
-  const int rest = static_cast<int>(args.columns.columns - c);
-  if (rest > 0) slide<T, Rows, false>(args, first, top, bottom, c, rest, y);
-}
-
-// The first of `rows` output rows from `row` on, as many as go together: how many; 0: none can.
+// Rows of output pixels from `row` on, all channels: how many were made.
 template <class T>
-std::int64_t slide_rows(const ConvTilesArgs& args, const T* image, std::int64_t row,
-                        std::int64_t rows, T* y) {
-  constexpr std::int64_t kMost = simd::kBytes == 64 ? 4 : 1;  // registers
-  const ConvSlab& slab = args.slab;
-  const std::int64_t above = row + slab.top, fit = slab.h - above - 1;
-  std::int64_t count = rows < kMost ? rows : kMost;
-  if (fit < count) count = fit;
-  if (above < -1 || count < 1) return 0;
-  const T* first = image + above * slab.stride_h;
-  const bool top = above < 0, bottom = count == fit;
-  if constexpr (kMost > 1) {
-    if (count == 4) slide_channels<T, 4>(args, first, top, bottom, y);
-    if (count == 3) slide_channels<T, 3>(args, first, top, bottom, y);
-    if (count == 2) slide_channels<T, 2>(args, first, top, bottom, y);
-  }
-  if (count == 1) slide_channels<T, 1>(args, first, top, bottom, y);
-  return count;
+std::int64_t some_rows(const ConvTilesArgs& args, const T* image, std::int64_t row,
+                       std::int64_t rows, T* y) {
+  const auto body = [&](auto number, auto whole, const T* x, bool top, bool bottom, std::int64_t c,
+                        int lanes) {
+    slide<T, number.value, whole.value != 0>(args, x, top, bottom, c, lanes, y);
+  };
+  return slide_rows(args.slab, image, row, rows, args.columns.columns, body);
 }
 
 template <class T, int Step>
@@ -224,7 +202,7 @@ void forward_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t en
       T* y = static_cast<T*>(args.y) + image * args.y_stride_n + part.row * args.y_stride_h;
       const std::int64_t last = part.row + part.rows;
       for (std::int64_t row = part.row, made = 0; row < last; row += made) {
-        made = args.row_taps.slide ? slide_rows<T>(args, x, row, last - row, y) : 0;
+        made = args.row_taps.slide ? some_rows(args, x, row, last - row, y) : 0;
         if (made == 0) {
           made = 1;
           args.row_taps.step == 1 ? forward_row<T, 1>(args, x, row, y)

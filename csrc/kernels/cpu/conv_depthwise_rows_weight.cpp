@@ -180,36 +180,15 @@ template <class T, int Rows, bool Whole>
   }
 }
 
-template <class T, int Rows>
-void slide_channels(const ConvWeightArgs& args, const T* x, const T* dy, bool top, bool bottom,
-                    T* partial) {
-  constexpr int kLanes = Vec<T>::lanes;
-  std::int64_t c = 0;
-  for (; c + kLanes <= args.columns.columns; c += kLanes) {
-    slide_sums<T, Rows, true>(args, x + c, dy + c, top, bottom, kLanes, partial + c);
-  }
-  const int rest = static_cast<int>(args.columns.columns - c);
-  if (rest > 0) slide_sums<T, Rows, false>(args, x + c, dy + c, top, bottom, rest, partial + c);
-}
-
-// The first of `rows` rows of dy from `row` on, as many as go together: how many; 0: none can.
+// Rows of dy from `row` on, all channels: how many were added.
 template <class T>
-std::int64_t slide_rows(const ConvWeightArgs& args, const T* image, const T* dy, std::int64_t row,
-                        std::int64_t rows, T* partial) {
-  constexpr std::int64_t kMost = simd::kBytes == 64 ? 4 : 1;  // registers
-  const std::int64_t above = row + args.slab.top, fit = args.slab.h - above - 1;
-  std::int64_t count = rows < kMost ? rows : kMost;
-  if (fit < count) count = fit;
-  if (above < -1 || count < 1) return 0;
-  const T* x = image + above * args.slab.stride_h;
-  const bool top = above < 0, bottom = count == fit;
-  if constexpr (kMost > 1) {
-    if (count == 4) slide_channels<T, 4>(args, x, dy, top, bottom, partial);
-    if (count == 3) slide_channels<T, 3>(args, x, dy, top, bottom, partial);
-    if (count == 2) slide_channels<T, 2>(args, x, dy, top, bottom, partial);
-  }
-  if (count == 1) slide_channels<T, 1>(args, x, dy, top, bottom, partial);
-  return count;
+std::int64_t some_rows(const ConvWeightArgs& args, const T* image, const T* dy, std::int64_t row,
+                       std::int64_t rows, T* partial) {
+  const auto body = [&](auto number, auto whole, const T* x, bool top, bool bottom, std::int64_t c,
+                        int lanes) {
+    slide_sums<T, number.value, whole.value != 0>(args, x, dy + c, top, bottom, lanes, partial + c);
+  };
+  return slide_rows(args.slab, image, row, rows, args.columns.columns, body);
 }
 
 template <class T, int Step>
@@ -228,8 +207,8 @@ void add_slides(const ConvWeightArgs& args, const SlabPart& part, T* partial) {
     const T* x = static_cast<const T*>(slab.data) + image * slab.stride_n;
     const T* dy = static_cast<const T*>(args.dy) + image * args.dy_stride_n;
     for (std::int64_t row = part.row, made = 0; row < part.row + part.rows; row += made) {
-      made = slide_rows(args, x, dy + row * args.dy_stride_h, row, part.row + part.rows - row,
-                        partial);
+      made =
+          some_rows(args, x, dy + row * args.dy_stride_h, row, part.row + part.rows - row, partial);
       if (made > 0) continue;
       SlabPart one = part;
       one.image = image, one.row = row;
