@@ -353,7 +353,8 @@ def test_dots_at_the_edges(level, dtype, m, rng):
 @pytest.mark.parametrize(
     "shape",
     [(8, 10, 512), (32, 64, 784), (31, 20, 401), (32, 5, 3000), (7, 64, 784)]
-    + [(14, 18, 1549), (9, 18, 1451), (14, 35, 1496), (13, 34, 679), (9, 51, 900)],
+    + [(14, 18, 1549), (9, 18, 1451), (14, 35, 1496), (13, 34, 679), (9, 51, 900)]
+    + [(1, 64, 784), (1, 35, 900), (1, 403, 1024), (1, 19, 3000)],
 )
 def test_the_bits_of_dots_depend_on_no_threads_and_no_address(level, dtype, shape, rng):
     m, n, k = shape

@@ -10,8 +10,9 @@ namespace hotloop {
 namespace {
 
 constexpr double kShortFlops = 2e6;  // about 20 microseconds of one thread
-constexpr double kShareFlops = 8e4;  // worth another thread that is awake
-constexpr std::int64_t kLine = 64;   // bytes of a cache line
+constexpr double kShareFlops = 8e4;  // worth another thread that is awake; of one row, half of it
+constexpr std::int64_t kNearBytes = 2 << 20, kBeyondCaches = 12 << 20;  // of B
+constexpr std::int64_t kLine = 64;                                      // bytes of a cache line
 
 // Other cores fetch the copy of many rows for few columns: that can take as long as the product.
 bool copy_is_slow(const GemmProblem& p) {
@@ -43,8 +44,8 @@ void copy_rows(GemmProblem& p, void* to, std::int64_t step) {
 
 // As few units as threads where all is quick: blocks of columns, of rows where those are few.
 void split_short_dots(const GemmProblem& p, GemmArgs& args) {
-  const auto threads =
-      std::min<std::int64_t>(num_threads(), static_cast<std::int64_t>(flops_of(p) / kShareFlops));
+  const double shares = flops_of(p) * (p.m == 1 ? 2 : 1) / kShareFlops;
+  const auto threads = std::min<std::int64_t>(num_threads(), static_cast<std::int64_t>(shares));
   if (threads <= 1) {
     args.column_block = p.n;
   } else if (p.n >= 32 * threads || p.m < 8 * threads) {
@@ -61,7 +62,7 @@ void gemm_run_dots(const GemmProblem& problem) {
   GemmProblem p = problem;
   const std::int64_t item = bytes_of(p.dtype);
   const std::int64_t step = blocks_of(p.k * item, kLine) * kLine / item + kLine / item;
-  const bool is_short = p.batches == 1 && p.m > 1 && flops_of(p) < kShortFlops;
+  const bool is_short = p.batches == 1 && flops_of(p) < kShortFlops;
   // Where all is quick, each thread copies for itself what it reads next: what the caller has
   // written comes slowly from its core to another.
   const bool strips = is_short || copy_is_slow(p);
@@ -101,10 +102,12 @@ void gemm_run_rows(const GemmProblem& p) {
   launch(gemm_rows_kernel(), args, split_of(p, p.batches * args.column_blocks, 4 * flops_of(p)));
 }
 
-// B is read once, in long runs: what counts where it does not fit into L2.
+// B is read once, in long runs: what counts where it comes from memory. From the caches it comes
+// quickly enough for tiles, of which each element is read a few times (8x400x784: 37 to 24 us).
 bool gemm_prefers_rows(const GemmProblem& p) {
   if (p.b.column_step != 1 || p.n < 64 || p.k < 16) return false;
-  return p.m == 1 || (p.m <= 16 && p.k * p.n * bytes_of(p.dtype) > (1 << 20));
+  const std::int64_t near_bytes = p.m < 4 ? kNearBytes : kBeyondCaches;
+  return p.m == 1 || (p.m <= 16 && p.k * p.n * bytes_of(p.dtype) > near_bytes);
 }
 
 // B has its columns in rows: dots read them where they lie, tiles want them transposed first. In

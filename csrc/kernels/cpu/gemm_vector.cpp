@@ -19,13 +19,12 @@ using DotLoop = void (*)(const T*, std::int64_t, const T*, std::int64_t, std::in
 // AVX2 and generic have 16 registers: 2x4 sums, 4 of b and one of a.
 constexpr int kDotRows = simd::kBytes == 64 ? 4 : 2;
 constexpr int kDotColumns = 4;
-constexpr std::int64_t kFarBytes = 1 << 20;  // of B
+constexpr std::int64_t kFarBytes = 1 << 20;       // of B
+constexpr std::int64_t kBeyondCaches = 12 << 20;  // likewise
 
-// A single row with as many columns as there are lanes: one sum of lanes for all of them. Not where
-// the rows of B are far apart: sixteen of them fall onto the same places of L1.
+// A single row with as many columns as there are lanes: one sum of lanes for all of them.
 template <class T>
 constexpr int kWideDots = Vec<T>::lanes;
-constexpr std::int64_t kWideDepth = 1024;
 
 template <class T, int Columns>
 inline DotLoop<T> dot_loop_for(std::int64_t rows) {
@@ -77,18 +76,17 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
       }
       // Few rows read B once from far away: what comes next is asked for, half of it by each of two
       // groups of rows.
-      const bool is_far = p.k * p.n * static_cast<std::int64_t>(sizeof(T)) > kFarBytes;
+      const std::int64_t b_bytes = p.k * p.n * static_cast<std::int64_t>(sizeof(T));
+      const bool is_far = b_bytes > (p.m == 1 ? kBeyondCaches : kFarBytes);
       const std::int64_t groups = (past_row - row + kDotRows - 1) / kDotRows;
-      const int ahead = p.m == 1 || (is_far && groups == 1) ? kDotColumns
-                        : is_far && groups == 2             ? kDotColumns / 2
-                                                            : 0;
+      const int ahead = !is_far ? 0 : groups == 1 ? kDotColumns : groups == 2 ? kDotColumns / 2 : 0;
       const int next = groups == 2 ? kDotColumns / 2 : 0;
-      const bool wide_dots = p.m == 1 && p.k <= kWideDepth && kWideDots<T> > kDotColumns;
+      const bool wide_dots = p.m == 1 && kWideDots<T> > kDotColumns;
       for (std::int64_t j = first; j < past;) {
         if (wide_dots && past - j >= kWideDots<T>) {
-          const V sum = dot_lanes<T, 1, kWideDots<T>>(
-              a_rows, 0, element<T>(p.b, batch, 0, j), p.b.column_step, p.k,
-              j + 2 * kWideDots<T> <= p.n ? kWideDots<T> : 0);
+          const V sum = dot_lanes<T, 1, kWideDots<T>>(a_rows, 0, element<T>(p.b, batch, 0, j),
+                                                      p.b.column_step, p.k,
+                                                      j + 2 * kWideDots<T> <= p.n ? ahead : 0);
           T* c = element<T>(p.c, batch, 0, j);
           const T* d = beta != T(0) ? element<T>(p.d, batch, 0, j) : c;
           simd::store(c, finish_sum<T>(p, sum, d, j, kWideDots<T>));
@@ -135,8 +133,7 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
 
 // ---- rows: B streams through once, four of its rows at a time ----------------------------------
 
-constexpr int kStreams = 4;  // rows of B read at a time
-constexpr std::int64_t kBeyondCaches = 12 << 20;
+constexpr int kStreams = 4;       // rows of B read at a time
 constexpr int kSumBytes = 65536;  // the sums of a block stay in L1 and L2, on the stack
 
 // sum[r][j] += over s < Streams of x[r][s] * b[s][j], for `columns` columns.
