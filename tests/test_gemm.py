@@ -312,7 +312,7 @@ def test_panels_that_a_tile_packs_on_its_way(level, dtype, m, rng):
 )
 @pytest.mark.parametrize("trans", ["nn", "nt", "tn", "tt"])
 def test_small_products_of_several_threads(level, dtype, shape, trans, rng):
-    """Blocks of rows, or of columns, for threads that are awake, and again when they have gone to sleep."""
+    """Blocks of rows, or of columns, for threads that are awake, and again when they slept."""
     m, n, k = shape
     trans_a, trans_b = (side == "t" for side in trans)
     a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
