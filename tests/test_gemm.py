@@ -53,6 +53,8 @@ def test_exact_at_the_edges_of_tiles(level, dtype, trans, rng):
         (14, 600, 900, "nn"),  # rows, several of them
         (8, 1088, 3001, "nn"),  # eight rows, with B from memory
         (66, 192, 1500, "nn"),  # panels that the first tile packs
+        (1165, 200, 40, "nn"),  # far more rows than columns: B is packed first
+        (1165, 200, 40, "nt"),
         (900, 1, 700, "nn"),  # a column of results: the transposed product
         (900, 1, 700, "tn"),
     ],
@@ -495,6 +497,7 @@ def test_values(level, dtype, shape, rng):
         ((5, 64, 300), (5, 300, 130)),
         ((8, 3100), (3100, 1120)),
         ((131, 1030), (1030, 700)),
+        ((1300, 70), (70, 130)),
     ],
 )
 def test_the_bits_do_not_depend_on_threads(level, shape_a, shape_b, rng):

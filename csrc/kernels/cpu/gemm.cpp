@@ -23,6 +23,13 @@ void tile_rows_of_block(const GemmArgs& g, const T* a, Tile<T> tile, std::int64_
     const std::int64_t high = (count - row + tiles - t - 1) / (tiles - t);
     for (std::int64_t i = 0; i < high; ++i) rows[i] = a + (row + i) * g.p.a.row_step;
     tile.rows = rows;
+    tile.ahead = nullptr;
+    tile.ahead_step = 0;
+    if (g.ahead && t + 1 < tiles) {
+      const std::int64_t next = (count - row - high + tiles - t - 2) / (tiles - t - 1);
+      tile.ahead = reinterpret_cast<const char*>(a + (row + high) * g.p.a.row_step);
+      tile.ahead_step = next * static_cast<std::int64_t>(sizeof(T));
+    }
     run_tile(tile, static_cast<int>(high), static_cast<int>(columns));
     if (tile.keep) {
       tile.b = tile.keep;
