@@ -89,21 +89,54 @@ template <int width, class T>
   }
 }
 
-// Calls body(Width, row) for kTogether rows at a time, and for the rest one by one.
-constexpr int kTogether = 4;
-template <class Body>
-[[gnu::always_inline]] static inline void each_rows(std::int64_t rows, Body body) {
-  std::int64_t row = 0;
-  for (; row + kTogether <= rows; row += kTogether) body(Width<kTogether>{}, row);
-  for (; row < rows; ++row) body(Width<1>{}, row);
+// Whether to walk rows from the last number to the first: loads that wait for stores as in
+// engines/map.h, `walk`, are those of an input that lies a little before the result then, modulo 4
+// KB, and of one behind it going up. Coefficients are read anew for every row, so that one of them
+// is alike somewhere in each: down was the faster way there (83 us against up to 103).
+template <int Inputs, class T>
+static inline bool goes_down(const T* out, const T* const (&in)[Inputs]) {
+  constexpr std::uintptr_t kAlike = 4096;
+  std::uintptr_t behind = kAlike, ahead = kAlike;
+  for (int k = 0; k < Inputs; ++k) {
+    const std::uintptr_t apart =
+        (reinterpret_cast<std::uintptr_t>(out) - reinterpret_cast<std::uintptr_t>(in[k])) % kAlike;
+    if (apart == 0) continue;
+    if (apart < behind) behind = apart;
+    if (kAlike - apart < ahead) ahead = kAlike - apart;
+  }
+  return behind <= ahead;
 }
-// Calls body(channel, lanes) for every vector of a row; only the last has fewer than all lanes.
-template <class T, class Body>
+
+// Calls body(channel, lanes) for every vector of a row, upwards or downwards; only that of the last
+// channels has fewer than all lanes.
+template <bool down, class T, class Body>
 [[gnu::always_inline]] static inline void each_vector(std::int64_t channels, Body body) {
   constexpr int lanes = Vec<T>::lanes;
-  std::int64_t c = 0;
-  for (; c + lanes <= channels; c += lanes) body(c, lanes);
-  if (c < channels) body(c, static_cast<int>(channels - c));
+  const std::int64_t whole = channels / lanes * lanes;
+  const auto rest = static_cast<int>(channels - whole);
+  if constexpr (down) {
+    if (rest > 0) body(whole, rest);
+    for (std::int64_t c = whole - lanes; c >= 0; c -= lanes) body(c, lanes);
+  } else {
+    for (std::int64_t c = 0; c < whole; c += lanes) body(c, lanes);
+    if (rest > 0) body(whole, rest);
+  }
+}
+
+// Calls body(channel, count) for parts of a row whose coefficients stay in L1.
+template <class T, class Body>
+[[gnu::always_inline]] static inline void each_part(std::int64_t channels, Body body) {
+  constexpr std::int64_t kPart = 4096 / static_cast<std::int64_t>(sizeof(T));
+  for (std::int64_t c = 0; c < channels; c += kPart) {
+    body(c, channels - c < kPart ? channels - c : kPart);
+  }
+}
+
+// What the sums read soon, where the last cache holds it all: the forward pass of (32, 256, 14, 14)
+// takes 0.87 of the time so. From memory that costs a tenth.
+template <class T>
+[[gnu::always_inline]] static inline void ask_ahead(const T* p) {
+  simd::prefetch(reinterpret_cast<const char*>(p) + 8192);
 }
 
 // sums[w][k] = the sum over the rows of term k; body(row, w, sums) adds the terms of one vector.

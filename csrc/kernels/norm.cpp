@@ -14,7 +14,6 @@ namespace {
 constexpr std::int64_t kChunkBytes = std::int64_t{1} << 17;  // is read twice: an eighth of L2
 constexpr std::int64_t kChunkElements = 4096;                // of one channel, channels first
 constexpr std::int64_t kPieceElements = 16384;               // some 5 microseconds
-constexpr std::int64_t kRowsTogether = 4;                    // that norm_apply takes at once
 constexpr std::int64_t kStreamBytes = std::int64_t{24} << 20;
 constexpr std::int64_t kLeastRows = 16;   // of a chunk of layer norm's backward pass
 constexpr std::int64_t kMostChunks = 64;  // likewise: each costs a row of partial sums
@@ -43,7 +42,6 @@ void choose_chunks(NormArgs& args) {
     const std::int64_t positions = std::max<std::int64_t>(args.s, 1);
     args.piece = even_part(
         positions, std::max<std::int64_t>(kPieceElements / std::max<std::int64_t>(args.c, 1), 1));
-    args.piece = std::min(positions, ceil_div(args.piece, kRowsTogether) * kRowsTogether);
   } else {
     args.chunk_s = args.s <= 4 * kChunkElements ? args.s : 2 * kChunkElements;
     args.chunk_n = args.sets == 1
@@ -80,9 +78,10 @@ Split chunk_split(const NormArgs& args) {
           .grain = grain_for(kPieceElements, args.chunk_n * args.chunk_s)};
 }
 
-Split finish_split(const NormArgs& args) {
+Split finish_split(const NormArgs& args, bool combines) {
   const std::int64_t width = args.per_group == 1 ? kNormBlock : args.per_group;
-  const std::int64_t chunks = args.chunks_n * args.chunks_s / args.sets;
+  // Without chunks to combine, what another thread writes costs more to fetch than to compute.
+  const std::int64_t chunks = combines ? args.chunks_n * args.chunks_s / args.sets : 1;
   return {.units = args.sets * ceil_div(args.c, width),
           .grain = grain_for(4096, chunks * std::min(width, args.c))};
 }
@@ -121,7 +120,7 @@ void norm_forward(NormArgs args, void* workspace, bool interruptible) {
   lay_out(args, workspace, false);
   args.stream = beyond_caches(args);
   if (args.moments) launch(norm_moments_kernel(), args, with(chunk_split(args), interruptible));
-  launch(norm_finish_kernel(), args, with(finish_split(args), interruptible));
+  launch(norm_finish_kernel(), args, with(finish_split(args, args.moments), interruptible));
   if (args.s > 0) launch(norm_apply_kernel(), args, with(apply_split(args), interruptible));
 }
 
@@ -130,7 +129,7 @@ void norm_backward(NormArgs args, void* workspace, bool interruptible) {
   lay_out(args, workspace, true);
   args.stream = beyond_caches(args);
   launch(norm_sums_kernel(), args, with(chunk_split(args), interruptible));
-  launch(norm_finish_backward_kernel(), args, with(finish_split(args), interruptible));
+  launch(norm_finish_backward_kernel(), args, with(finish_split(args, true), interruptible));
   const Split blocks{.units = ceil_div(args.c, kNormBlock),
                      .grain = grain_for(4096, args.sets * kNormBlock),
                      .interruptible = interruptible};
