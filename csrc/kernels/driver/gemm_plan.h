@@ -23,12 +23,15 @@ inline std::int64_t bytes_of(DType dtype) {
 }
 
 // Few units: a somewhat larger grain where that shares them more evenly. 16 units by threes are
-// nine for one thread of two, by fours eight.
+// nine for one thread of two, by fours eight; 13 by threes are six and seven.
 inline std::int64_t even_grain(std::int64_t units, std::int64_t grain) {
   const std::int64_t threads = num_threads();
   if (units < 2 * grain || units >= 16 * threads * grain) return grain;
-  const auto most = [&](std::int64_t each) {  // units of one thread
-    return std::min(blocks_of(blocks_of(units, each), threads) * each, units);
+  const auto most = [&](std::int64_t each) {  // units of one thread, as run_pieces shares them
+    const std::int64_t pieces = blocks_of(units, each), share = pieces / threads;
+    if (pieces % threads == 0) return share * each;
+    if (pieces % threads > 1) return (share + 1) * each;
+    return std::max(share * each, units - (pieces - share - 1) * each);  // the last has one more
   };
   std::int64_t best = grain;
   for (std::int64_t each = grain + 1; each < 2 * grain && 2 * each <= units; ++each) {
