@@ -42,13 +42,18 @@ void copy_rows(GemmProblem& p, void* to, std::int64_t step) {
   p.a = {to, step, 1, 0, nullptr};
 }
 
+// Threads that are awake for a short product.
+std::int64_t short_threads(const GemmProblem& p) {
+  const double shares = flops_of(p) * (p.m == 1 ? 2 : 1) / kShareFlops;
+  return std::min<std::int64_t>(num_threads(), static_cast<std::int64_t>(shares));
+}
+
 // As few units as threads where all is quick: blocks of columns, of rows where those are few.
 void split_short_dots(const GemmProblem& p, GemmArgs& args) {
-  const double shares = flops_of(p) * (p.m == 1 ? 2 : 1) / kShareFlops;
-  const auto threads = std::min<std::int64_t>(num_threads(), static_cast<std::int64_t>(shares));
+  const std::int64_t threads = short_threads(p);
   if (threads <= 1) {
     args.column_block = p.n;
-  } else if (p.n >= 32 * threads || p.m < 8 * threads) {
+  } else if (p.n >= 32 * threads || p.m < 4 * threads) {
     args.column_block = blocks_of(blocks_of(p.n, threads), 16) * 16;
   } else {
     args.column_block = p.n;
@@ -74,7 +79,13 @@ void gemm_run_dots(const GemmProblem& problem) {
   // A unit of at least 16K products, and whole cache lines of C.
   args.column_block =
       std::clamp<std::int64_t>(16384 / std::max<std::int64_t>(p.k * p.m, 1), 16, 256);
-  if (is_short) split_short_dots(p, args);
+  const std::int64_t all = gemm_is_parallel(p) ? num_threads() : 1;
+  if (is_short) {
+    split_short_dots(p, args);
+  } else if (p.batches == 1 && p.n < 4 * all * args.column_block && p.m >= 8 * all) {
+    args.row_block = blocks_of(blocks_of(p.m, 2 * all), 4) * 4;  // few columns: blocks of rows
+    args.column_block = p.n;
+  }
   args.column_blocks = blocks_of(p.n, args.column_block);
   args.row_blocks = blocks_of(p.m, args.row_block);
   const std::int64_t units = p.batches * args.row_blocks * args.column_blocks;
@@ -96,10 +107,18 @@ void gemm_run_rows(const GemmProblem& p) {
   GemmArgs args;
   args.p = p;
   // Whole rows where one thread is enough: each column's sum is the same however they are cut.
-  const std::int64_t threads = gemm_is_parallel(p) ? num_threads() : 1;
+  const bool is_short = p.batches == 1 && flops_of(p) < kShortFlops;
+  const std::int64_t threads = is_short              ? std::max<std::int64_t>(short_threads(p), 1)
+                               : gemm_is_parallel(p) ? num_threads()
+                                                     : 1;
   args.column_block = std::max<std::int64_t>(blocks_of(blocks_of(p.n, threads), 64) * 64, 128);
   args.column_blocks = blocks_of(p.n, args.column_block);
-  launch(gemm_rows_kernel(), args, split_of(p, p.batches * args.column_blocks, 4 * flops_of(p)));
+  Split split = split_of(p, p.batches * args.column_blocks, 4 * flops_of(p));
+  if (is_short) {
+    split.grain = 1;
+    split.is_short = true;
+  }
+  launch(gemm_rows_kernel(), args, split);
 }
 
 // B is read once, in long runs: what counts where it comes from memory. From the caches it comes
@@ -121,9 +140,13 @@ bool gemm_prefers_dots(const GemmProblem& p) {
   const bool far = elements * static_cast<double>(bytes_of(p.dtype)) > (512 << 10);
   const double pack = far || (p.n <= 64 && gemm_is_parallel(p)) ? 1.2 : 0.5;
   const bool near_a = m * static_cast<double>(p.k * bytes_of(p.dtype)) <= (128 << 10);
-  const double dots = m * n *
-                      (p.m > 32 || copy_is_slow(p) ? 2.2 * depth + 25
-                                                   : (near_a || p.m <= 8 ? 1.3 : 1.6) * depth + 16);
+  // Rows that each thread copies read B anew for every four of them.
+  const bool near_b = elements * static_cast<double>(bytes_of(p.dtype)) <= (32 << 10);
+  const double dot = copy_is_slow(p)      ? (near_b ? 1.15 : 1.4) * depth + 4
+                     : p.m > 32           ? 2.2 * depth + 25
+                     : near_a || p.m <= 8 ? 1.3 * depth + 16
+                                          : 1.6 * depth + 16;
+  const double dots = m * n * dot;
   const double tiles = 1.05 * m * static_cast<double>(vectors * lanes) * depth + pack * elements;
   return dots < tiles;
 }
