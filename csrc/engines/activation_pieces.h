@@ -129,14 +129,14 @@ struct softplus_forward {
   V beta, inverse;
   HOTLOOP_PIECES explicit softplus_forward(double b)
       : beta(set1(static_cast<float>(b))), inverse(set1(static_cast<float>(1 / b))) {}
-  HOTLOOP_PIECES M is_near(V x) const { return lies_within<Falling<7, 16>>(x * beta); }
+  HOTLOOP_PIECES M is_near(V x) const { return abs(x) * beta < set1(Falling<7, 16>::kEnd); }
   HOTLOOP_PIECES V operator()(V x) const { return fma(tail(abs(x) * beta), inverse, ramp(x)); }
 };
 struct softplus_backward {
   Rising<7, 16> table{simd::tables::kExpm1};
   V beta;
   HOTLOOP_PIECES explicit softplus_backward(double b) : beta(set1(static_cast<float>(b))) {}
-  HOTLOOP_PIECES M is_near(V, V y) const { return lies_within<Rising<7, 16>>(y * beta); }
+  HOTLOOP_PIECES M is_near(V, V y) const { return abs(y) * beta < set1(Rising<7, 16>::kEnd); }
   HOTLOOP_PIECES V operator()(V dy, V y) const { return -dy * table(abs(y) * beta); }
 };
 
