@@ -102,6 +102,12 @@ SHAPES = [
     problem(3, 3, 9, 9, 17, 3, 3, padding=1, dilation=2),
     problem(1, 4, 6, 70, 33, 2, 5, padding=(3, 7), dilation=(3, 2)),
     problem(1, 3, 60, 9, 40, 5, 1, padding=(1, 0)),
+    # Weights that outweigh the images: panel by panel, all phases of a stride together.
+    problem(2, 250, 4, 5, 250, 3, 3, padding=1),
+    problem(3, 200, 7, 6, 250, 3, 2, stride=2, padding=1),
+    problem(9, 64, 5, 5, 256, 3, 3, padding=1),
+    problem(1, 256, 6, 7, 250, 3, 3, stride=(2, 3), padding=(1, 2), dilation=(1, 2)),
+    problem(2, 128, 6, 6, 140, 3, 3, groups=2),
 ]
 
 
@@ -420,6 +426,7 @@ def test_results_beyond_the_caches(rng, level):
         problem(20, 16, 8, 8, 32, 3, 3, padding=1),
         problem(1, 32, 14, 14, 70, 3, 3, padding=1),
         problem(1, 64, 7, 7, 140, 3, 3, padding=1),
+        problem(3, 250, 6, 5, 256, 3, 3, stride=2, padding=1),
         problem(3, 3, 50, 50, 16, 3, 3, stride=2, padding=1),
         problem(3, 3, 50, 50, 16, 3, 3, padding=1),
         problem(3, 64, 20, 20, 48, 1, 1, stride=2),

@@ -21,6 +21,7 @@ SHAPES = [
     (2, 1024, 3, 4, 1024, (3, 3), {"groups": 1024, "padding": 1}),  # rows copied in strips
     (40, 2, 5, 5, 4, (2, 2), {}),
     (1, 8, 41, 60, 8, (3, 3), {"padding": 1}),
+    (3, 250, 4, 5, 256, (3, 3), {"padding": 1}),  # panel by panel
 ]
 
 

@@ -32,36 +32,49 @@ inline SlabPart slab_part(const ConvSlab& slab, std::int64_t index) {
 // Copies channels [first, first + channels) of a slab with its border of zeros, channels last, its
 // pixels slab.pitch apart.
 template <class T>
-inline void fill_slab(const ConvSlab& slab, const SlabPart& part, std::int64_t first,
-                      std::int64_t channels, T* to) {
-  const T* data = static_cast<const T*>(slab.data) + first * slab.stride_c;
-  const std::int64_t height = (part.rows - 1) * slab.step_h + slab.span_h;
-  const std::int64_t full_height = (slab.rows - 1) * slab.step_h + slab.span_h;
-  const std::int64_t top = part.row * slab.step_h + slab.top;
-  const std::int64_t pitch = slab.pitch, row_size = slab.width * pitch;
-  // Columns [begin, end) of the slab lie inside the image.
-  std::int64_t begin = slab.left < 0 ? -slab.left : 0;
-  std::int64_t end = slab.w - slab.left;
-  if (end > slab.width) end = slab.width;
-  if (begin > end || end <= 0) begin = end = 0;
-  for (std::int64_t index = 0; index < part.images * slab.span_d; ++index) {
+struct SlabCopy {
+  const ConvSlab& slab;
+  const SlabPart& part;
+  const T* data;
+  std::int64_t channels, begin, end;  // columns [begin, end) of the slab lie inside the image
+
+  SlabCopy(const ConvSlab& s, const SlabPart& p, std::int64_t first, std::int64_t count)
+      : slab(s), part(p), data(static_cast<const T*>(s.data) + first * s.stride_c) {
+    channels = count;
+    begin = slab.left < 0 ? -slab.left : 0;
+    end = slab.w - slab.left;
+    if (end > slab.width) end = slab.width;
+    if (begin > end || end <= 0) begin = end = 0;
+  }
+
+  std::int64_t full_height() const { return (slab.rows - 1) * slab.step_h + slab.span_h; }
+
+  // Row `row` of plane `index` of the slab, counted through its images.
+  void copy_row(std::int64_t index, std::int64_t row, T* slab_to) const {
+    const std::int64_t pitch = slab.pitch, row_size = slab.width * pitch;
     const std::int64_t image = index / slab.span_d;
     const std::int64_t plane = part.plane * slab.step_d + slab.front + index % slab.span_d;
-    const bool inside = plane >= 0 && plane < slab.d && begin < end;
-    T* row_to = to + index * full_height * row_size;
-    for (std::int64_t row = 0; row < height; ++row, row_to += row_size) {
-      const std::int64_t at = top + row;
-      if (at < 0 || at >= slab.h || !inside) {
-        fill_zeros(row_to, row_size);
-        continue;
-      }
-      const T* from = data + (part.image + image) * slab.stride_n + plane * slab.stride_d +
-                      at * slab.stride_h + (slab.left + begin) * slab.stride_w;
-      fill_zeros(row_to, begin * pitch);
-      copy_pixels(row_to + begin * pitch, pitch, from, slab.stride_w, slab.stride_c, end - begin,
-                  channels);
-      fill_zeros(row_to + end * pitch, (slab.width - end) * pitch);
+    const std::int64_t at = part.row * slab.step_h + slab.top + row;
+    T* to = slab_to + (index * full_height() + row) * row_size;
+    if (at < 0 || at >= slab.h || plane < 0 || plane >= slab.d || begin >= end) {
+      return fill_zeros(to, row_size);
     }
+    const T* from = data + (part.image + image) * slab.stride_n + plane * slab.stride_d +
+                    at * slab.stride_h + (slab.left + begin) * slab.stride_w;
+    fill_zeros(to, begin * pitch);
+    copy_pixels(to + begin * pitch, pitch, from, slab.stride_w, slab.stride_c, end - begin,
+                channels);
+    fill_zeros(to + end * pitch, (slab.width - end) * pitch);
+  }
+};
+
+template <class T>
+inline void fill_slab(const ConvSlab& slab, const SlabPart& part, std::int64_t first,
+                      std::int64_t channels, T* to) {
+  const SlabCopy<T> copy(slab, part, first, channels);
+  const std::int64_t height = (part.rows - 1) * slab.step_h + slab.span_h;
+  for (std::int64_t index = 0; index < part.images * slab.span_d; ++index) {
+    for (std::int64_t row = 0; row < height; ++row) copy.copy_row(index, row, to);
   }
 }
 

@@ -10,22 +10,6 @@
 namespace hotloop {
 namespace {
 
-// Bias into whole blocks per group, zeros behind it; all zeros without one.
-void pack_bias(DType dtype, const ConvEpilogue& epilogue, std::int64_t groups,
-               const ConvColumns& columns, char* packed) {
-  const std::int64_t item = bytes_of(dtype);
-  std::memset(packed, 0, static_cast<std::size_t>(groups * columns.blocks * kBlockBytes));
-  if (!epilogue.bias) return;
-  const char* from = static_cast<const char*>(epilogue.bias);
-  for (std::int64_t group = 0; group < groups; ++group) {
-    char* to = packed + group * columns.blocks * kBlockBytes;
-    for (std::int64_t column = 0; column < columns.columns; ++column, to += item) {
-      std::memcpy(to, from, static_cast<std::size_t>(item));
-      from += epilogue.bias_stride * item;
-    }
-  }
-}
-
 constexpr std::int64_t kSlabsPackedLate = 2;
 // Results that no cache holds until they are read.
 constexpr std::int64_t kStreamBytes = 64ll << 20;
@@ -64,6 +48,75 @@ Table pixel_table(const ConvSlab& slab, const PassAxes& axes, std::int64_t strid
 
 }  // namespace
 
+void pack_bias(DType dtype, const ConvEpilogue& epilogue, const PackShape& shape, char* packed) {
+  const std::int64_t item = bytes_of(dtype);
+  std::memset(packed, 0, static_cast<std::size_t>(shape.bias_bytes()));
+  if (!epilogue.bias) return;
+  const char* from = static_cast<const char*>(epilogue.bias);
+  for (std::int64_t group = 0; group < shape.groups; ++group) {
+    char* to = packed + group * shape.columns.blocks * kBlockBytes;
+    for (std::int64_t column = 0; column < shape.columns.columns; ++column, to += item) {
+      std::memcpy(to, from, static_cast<std::size_t>(item));
+      from += epilogue.bias_stride * item;
+    }
+  }
+}
+
+ConvTilesArgs pass_tiles(const ConvProblem& problem, const Source& source, const PassAxes& axes,
+                         const PackShape& shape, const ConvEpilogue& epilogue, const Destination& y,
+                         PassTables& tables) {
+  const auto& [planes, rows, cols] = axes;
+  const ConvSlab& slab = tables.plan.slab;
+  const std::int64_t item = bytes_of(problem.dtype), channels = source.channels / problem.groups;
+  const Table offsets = tap_offsets(slab, axes);
+  tables.tap.reserve(static_cast<std::size_t>(axes.taps() * channels));
+  each_term(
+      axes, channels, shape.run_channels,
+      [&](std::int64_t index, std::int64_t, std::int64_t, std::int64_t, std::int64_t channel) {
+        tables.tap.push_back(offsets[static_cast<std::size_t>(index)] + channel);
+      });
+  TapRanges& row_ranges = tables.row_ranges;
+  row_ranges = taps_inside(rows, source.h);
+  if (planes.taps() > 1) {  // rows of taps of several planes: all are read
+    row_ranges.first.assign(static_cast<std::size_t>(rows.count), 0);
+    row_ranges.last.assign(static_cast<std::size_t>(rows.count), planes.taps() * rows.taps());
+  }
+  const TapRanges& col_ranges = tables.col_ranges = taps_inside(cols, source.w);
+  if (!shape.depthwise) tables.order = tile_order(slab, axes, row_ranges, col_ranges, channels);
+  tables.y_pixel = pixel_table(slab, axes, y.stride_n, y.stride_h, y.stride_w);
+  const ConvImage& residual = epilogue.residual;
+  if (residual.data) {
+    tables.residual_pixel =
+        pixel_table(slab, axes, residual.stride_n, residual.stride_h, residual.stride_w);
+  }
+
+  ConvTilesArgs args{};
+  args.dtype = problem.dtype;
+  args.slab = slab;
+  args.tap = tables.tap.data();
+  args.depth = axes.taps() * channels;
+  args.groups = shape.groups;
+  args.stride_group = channels;
+  args.first_taps = row_ranges.first.data(), args.last_taps = row_ranges.last.data();
+  args.first_cols = col_ranges.first.data(), args.last_cols = col_ranges.last.data();
+  args.order = tables.order.empty() ? nullptr : tables.order.data();
+  args.taps = axes.taps(), args.taps_w = cols.taps();
+  args.channels = channels, args.run_channels = shape.run_channels;
+  args.columns = shape.columns;
+  args.y = static_cast<char*>(y.data) +
+           item * (planes.out_first * y.stride_d + rows.out_first * y.stride_h +
+                   cols.out_first * y.stride_w);
+  args.y_stride_n = y.stride_n;
+  args.y_stride_d = planes.out_step * y.stride_d;
+  args.y_stride_h = rows.out_step * y.stride_h;
+  args.y_pixel = tables.y_pixel.data();
+  args.residual = {residual.data, residual.stride_n, residual.stride_d, residual.stride_h,
+                   tables.residual_pixel.data()};
+  args.activation = epilogue.activation;
+  args.activation_alpha = epilogue.activation_alpha;
+  return args;
+}
+
 void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& axes,
               std::int64_t groups, std::int64_t group_columns, const PassWeights& weights,
               const ConvEpilogue& epilogue, const Destination& y, const PackedWeights& packed,
@@ -79,13 +132,15 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   const ConvRowTaps row_taps =
       depthwise ? plan_row_taps(dtype, source, axes, cols.out_step * y.stride_w) : ConvRowTaps{};
   const bool strips = row_taps.strip > 0;
+  const std::int64_t item = bytes_of(dtype);
   // An image that weights outweigh is not cut into more pieces than threads need: each of them
   // reads all weights.
-  const std::int64_t item = bytes_of(dtype);
   const bool heavy = depth * group_columns > source.h * source.w * channels * planes.span;
-  const SlabPlan plan = plan_slabs(
-      dtype, source, axes, strips ? row_taps.strip : source.channels, group_columns * groups,
-      pixel_work, pack_groups * columns.panels * (heavy ? 2 : 1), strips, pools ? 2 : 1);
+  PassTables tables;
+  tables.plan = plan_slabs(dtype, source, axes, strips ? row_taps.strip : source.channels,
+                           group_columns * groups, pixel_work,
+                           pack_groups * columns.panels * (heavy ? 2 : 1), strips, pools ? 2 : 1);
+  const SlabPlan& plan = tables.plan;
   const ConvSlab& slab = plan.slab;
 
   // Where a panel is read by a slab or two only, it is packed run by run into the cache of the one
@@ -99,44 +154,14 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   const Scratch scratch_weights(static_cast<std::size_t>(bias_bytes * (pack_now ? depth + 1 : 1)));
   char* const packed_bias = scratch_weights.as<char>();
   char* const packed_weights = packed_bias + bias_bytes;
-  pack_bias(dtype, epilogue, pack_groups, columns, packed_bias);
+  pack_bias(dtype, epilogue, shape, packed_bias);
   PackPlan pack;
   if (!packed.data) plan_pack(dtype, weights, axes, channels, shape, packed_weights, pack);
   if (pack_now) run_pack(shape, pack.args);
 
-  const Table offsets = tap_offsets(slab, axes);
-  Table tap;
-  tap.reserve(static_cast<std::size_t>(depth));
-  each_term(
-      axes, channels, run_channels,
-      [&](std::int64_t index, std::int64_t, std::int64_t, std::int64_t, std::int64_t channel) {
-        tap.push_back(offsets[static_cast<std::size_t>(index)] + channel);
-      });
-  TapRanges row_ranges = taps_inside(rows, source.h);
-  if (planes.taps() > 1) {  // rows of taps of several planes: all are read
-    row_ranges.first.assign(static_cast<std::size_t>(rows.count), 0);
-    row_ranges.last.assign(static_cast<std::size_t>(rows.count), planes.taps() * rows.taps());
-  }
-  const TapRanges col_ranges = taps_inside(cols, source.w);
-  std::vector<ConvPixel> order;
-  if (!depthwise) order = tile_order(slab, axes, row_ranges, col_ranges, channels);
+  ConvTilesArgs args = pass_tiles(problem, source, axes, shape, epilogue, y, tables);
   const std::int64_t panel_bytes = ceil_div(columns.blocks, columns.panels) * kBlockBytes;
   const std::int64_t pitch = panel_bytes / item;
-  Table y_pixel;
-  if (pools) {
-    for (std::size_t p = 0; p < plan.pixel.size(); ++p) {
-      y_pixel.push_back(static_cast<std::int64_t>(p) * pitch);
-    }
-  } else {
-    y_pixel = pixel_table(slab, axes, y.stride_n, y.stride_h, y.stride_w);
-  }
-  const ConvImage& residual = epilogue.residual;
-  Table residual_pixel;
-  if (residual.data) {
-    residual_pixel =
-        pixel_table(slab, axes, residual.stride_n, residual.stride_h, residual.stride_w);
-  }
-
   const double work =
       pixel_work * static_cast<double>(slab.n * slab.out_d * slab.out_h * slab.out_w);
   const std::int64_t panels = pack_groups * columns.panels;
@@ -155,39 +180,15 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   const ThreadScratch scratch(slab_bytes + run_bytes + strip_bytes, is_parallel(split));
   split.max_threads = scratch.threads;
 
-  ConvTilesArgs args{};
-  args.dtype = dtype;
-  args.slab = slab;
-  args.tap = tap.data();
-  args.depth = depth;
-  args.groups = pack_groups;
-  args.stride_group = channels;
-  args.first_taps = row_ranges.first.data(), args.last_taps = row_ranges.last.data();
-  args.first_cols = col_ranges.first.data(), args.last_cols = col_ranges.last.data();
-  args.order = order.empty() ? nullptr : order.data();
-  args.taps = axes.taps(), args.taps_w = cols.taps();
-  args.channels = channels, args.run_channels = run_channels;
   args.pack = pack_late ? &pack.args : nullptr;
   args.pack_at = slab_bytes;
-  args.columns = columns;
   args.splits = splits;
   args.weights = packed.data ? packed.data : packed_weights;
   args.first_term = packed.first;
   args.pack_depth = packed.data ? packed.depth : depth;
   args.bias = packed_bias;
-  args.y = static_cast<char*>(y.data) +
-           item * (planes.out_first * y.stride_d + rows.out_first * y.stride_h +
-                   cols.out_first * y.stride_w);
-  args.y_stride_n = y.stride_n;
-  args.y_stride_d = planes.out_step * y.stride_d;
-  args.y_stride_h = rows.out_step * y.stride_h;
-  args.y_pixel = y_pixel.data();
   args.stream = !pools && streams(slab, axes, group_columns, groups, item, epilogue, y);
   args.row_taps = row_taps;
-  args.residual = {residual.data, residual.stride_n, residual.stride_d, residual.stride_h,
-                   residual_pixel.data()};
-  args.activation = epilogue.activation;
-  args.activation_alpha = epilogue.activation_alpha;
   ConvPoolTarget pool{};
   if (pools) {
     pool = {y.data,
@@ -201,6 +202,8 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
             slab_bytes + run_bytes,
             pitch};
     args.pool = &pool;
+    Table& strip = tables.y_pixel;
+    for (std::size_t p = 0; p < strip.size(); ++p) strip[p] = static_cast<std::int64_t>(p) * pitch;
     args.y = nullptr;
     args.y_stride_n = args.y_stride_d = args.y_stride_h = 0;
   }
@@ -238,9 +241,13 @@ PackedWeights packed_by_caller(const ConvProblem& p) {
 void conv_forward(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
                   const ConvEpilogue& epilogue, const ConvImage& y) {
   if (!p.packed && conv_pointwise(p, x, w, epilogue, y)) return;
-  run_pass(p, source_of(x, p.n, p.c, p.d, p.h, p.w), forward_axes(p), p.groups, p.o / p.groups,
-           forward_weights(p, w), epilogue,
-           {y.data, y.stride_n, y.stride_d, y.stride_h, y.stride_w}, packed_by_caller(p));
+  const Source source = source_of(x, p.n, p.c, p.d, p.h, p.w);
+  const Destination to{y.data, y.stride_n, y.stride_d, y.stride_h, y.stride_w};
+  const PassWeights weights = forward_weights(p, w);
+  const PassAxes axes = forward_axes(p);
+  const std::int64_t columns = p.o / p.groups;
+  if (run_panels(p, source, {axes}, p.groups, columns, weights, epilogue, to, p.packed)) return;
+  run_pass(p, source, axes, p.groups, columns, weights, epilogue, to, packed_by_caller(p));
 }
 
 void conv_forward_pool(const ConvProblem& problem, const ConvImage& x, const ConvKernel& w,

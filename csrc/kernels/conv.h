@@ -142,6 +142,29 @@ struct ConvTilesArgs {
   ConvScratch scratch;
 };
 
+// Slabs of whole images copied into one memory, slab.size elements each. A unit is a row.
+struct ConvFillArgs {
+  DType dtype;
+  ConvSlab slab;
+  void* slabs;
+};
+
+// One pass, or the phases of backward to an input, where weights outweigh the images: a run of a
+// panel's weights is packed into the cache and meets the pixels of all passes before the next one,
+// so that weights are read once. Slabs are whole images, copied before. A unit is (panel, part of
+// the slabs).
+struct ConvPanelPass {
+  ConvTilesArgs tiles;
+  const void* slabs;       // as conv_fill leaves them; null: read in place
+  std::int64_t first_tap;  // of its own among those of all passes
+};
+struct ConvPanelsArgs {
+  const ConvPanelPass* passes;
+  std::int64_t count, taps, parts;
+  const ConvPackArgs* pack;  // k = (run, pass, tap, channel); null: weights are packed
+  ConvScratch scratch;       // a run of a panel
+};
+
 // dw = sum of the partials in order. A unit is one (group, run of kPackRun terms).
 struct ConvWeightSumArgs {
   DType dtype;
@@ -251,6 +274,8 @@ struct ConvPickArgs {
 
 HOTLOOP_KERNEL(conv_pack, ConvPackArgs)
 HOTLOOP_KERNEL(conv_tiles, ConvTilesArgs)
+HOTLOOP_KERNEL(conv_fill, ConvFillArgs)
+HOTLOOP_KERNEL(conv_panels, ConvPanelsArgs)
 // One channel in and out per group: weights packed as one group, one panel, taps terms.
 HOTLOOP_KERNEL(conv_depthwise, ConvTilesArgs)
 HOTLOOP_KERNEL(conv_depthwise_rows, ConvTilesArgs)  // a unit is a slab

@@ -87,6 +87,8 @@ void conv_backward_input(const ConvProblem& p, const ConvImage& dy, const ConvKe
       }
     }
   }
+  const std::int64_t columns = p.c / p.groups;
+  if (run_panels(p, source, passes, p.groups, columns, weights, epilogue, to, nullptr)) return;
   const bool depthwise = p.groups > 1 && p.o == p.groups && p.c == p.groups;
   const bool together = with_taps > 1 && !depthwise;
   PhasePack pack;
@@ -94,7 +96,7 @@ void conv_backward_input(const ConvProblem& p, const ConvImage& dy, const ConvKe
   for (std::size_t i = 0; i < passes.size(); ++i) {
     PackedWeights packed;
     if (together) packed = {pack.memory->get(), pack.first[i], pack.plan.args.depth};
-    run_pass(p, source, passes[i], p.groups, p.c / p.groups, weights, epilogue, to, packed);
+    run_pass(p, source, passes[i], p.groups, columns, weights, epilogue, to, packed);
   }
 }
 

@@ -6,6 +6,9 @@ namespace {
 
 // Terms per run: a panel of 64 columns stays in a third of L2, and 128 channels of 3x3 are one run.
 constexpr std::int64_t kRunBytes = 4608;
+// Packing writes the taps of a channel side by side: runs of so many rows of a panel put all of
+// them into one place of the first cache.
+constexpr std::int64_t kRowsOfAPlace = 4096 / (kPanelBlocks * kBlockBytes);
 
 }  // namespace
 
@@ -20,6 +23,10 @@ PackShape pack_shape(DType dtype, std::int64_t channels, std::int64_t groups,
   const std::int64_t bytes = std::max<std::int64_t>(shape.depth * bytes_of(dtype), 1);
   const std::int64_t runs = shape.depthwise ? 1 : std::min(channels, ceil_div(bytes, kRunBytes));
   shape.run_channels = ceil_div(channels, runs);
+  if (runs > 1 && taps > 1 && shape.run_channels % kRowsOfAPlace == 0) {
+    shape.run_channels = ceil_div(channels, runs + 1);
+    if (shape.run_channels % kRowsOfAPlace == 0) ++shape.run_channels;
+  }
   return shape;
 }
 

@@ -153,9 +153,50 @@ ConvSlab place_slabs(const Source& source, const PassAxes& axes) {
 
 }  // namespace
 
+namespace {
+
+SlabCut cut_slabs(DType dtype, const ConvSlab& slab, std::int64_t out_channels, double pixel_work,
+                  std::int64_t splits, std::int64_t row_multiple) {
+  const std::int64_t item = bytes_of(dtype);
+  const std::int64_t images = slab.n * slab.out_d;  // each plane of a volume is one
+  const std::int64_t row_bytes =
+      item * std::max(slab.out_w * out_channels,
+                      slab.span_d * slab.width * slab.pitch * std::min(slab.step_h, slab.span_h));
+  const std::int64_t rows_that_fit = std::max<std::int64_t>(
+      1, std::min(kSlabBytes / std::max<std::int64_t>(row_bytes, 1), kSlabPixels / slab.out_w));
+  SlabCut cut{1, slab.out_h};
+  const double work = pixel_work * static_cast<double>(slab.out_h * slab.out_w * images);
+  if (rows_that_fit >= 2 * slab.out_h && slab.out_d == 1) {
+    cut.images = std::min(slab.n, rows_that_fit / slab.out_h);
+    if (work >= kWorkWorthSplitting) {
+      const std::int64_t most = slab.n * splits / kSlabsWanted;
+      cut.images = std::max<std::int64_t>(1, std::min(cut.images, most));
+    }
+  }
+  if (cut.images == 1) {
+    std::int64_t pieces = ceil_div(slab.out_h, rows_that_fit);
+    if (work >= kWorkWorthSplitting && images * splits * pieces < kSlabsWanted) {
+      pieces = std::max(pieces, ceil_div(kSlabsWanted, images * splits));
+    }
+    cut.rows = ceil_div(slab.out_h, std::min(pieces, slab.out_h));
+    cut.rows = std::min(ceil_div(cut.rows, row_multiple) * row_multiple, slab.out_h);
+  }
+  return cut;
+}
+
+}  // namespace
+
 SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
                     std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
                     std::int64_t splits, bool spread, std::int64_t row_multiple) {
+  ConvSlab slab = place_slabs(source, axes);
+  slab.pitch = copied_channels;
+  return plan_slabs_of(dtype, source, axes, copied_channels, spread,
+                       cut_slabs(dtype, slab, out_channels, pixel_work, splits, row_multiple));
+}
+
+SlabPlan plan_slabs_of(DType dtype, const Source& source, const PassAxes& axes,
+                       std::int64_t copied_channels, bool spread, const SlabCut& cut) {
   SlabPlan plan;
   plan.slab = place_slabs(source, axes);
   ConvSlab& slab = plan.slab;
@@ -163,33 +204,10 @@ SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
   slab.pitch = copied_channels;
   if (spread && axes.cols.step * source.stride_w * item % kSpreadBytes == 0) slab.direct = false;
   if (slab.pitch * item % kSpreadBytes == 0) slab.pitch += kBlockBytes / item;
-  const std::int64_t image_pixels = slab.out_h * slab.out_w;
-  const std::int64_t images = slab.n * slab.out_d;  // each plane of a volume is one
-  const std::int64_t row_bytes =
-      item * std::max(slab.out_w * out_channels, slab.span_d * slab.width * copied_channels *
-                                                     std::min(slab.step_h, slab.span_h));
-  const std::int64_t rows_that_fit = std::max<std::int64_t>(
-      1, std::min(kSlabBytes / std::max<std::int64_t>(row_bytes, 1), kSlabPixels / slab.out_w));
-  slab.images = 1;
-  slab.rows = slab.out_h;
-  const double work = pixel_work * static_cast<double>(image_pixels * images);
-  if (rows_that_fit >= 2 * slab.out_h && slab.out_d == 1) {
-    slab.images = std::min(slab.n, rows_that_fit / slab.out_h);
-    if (work >= kWorkWorthSplitting) {
-      const std::int64_t most = slab.n * splits / kSlabsWanted;
-      slab.images = std::max<std::int64_t>(1, std::min(slab.images, most));
-    }
-  }
-  if (slab.images == 1) {
-    std::int64_t pieces = ceil_div(slab.out_h, rows_that_fit);
-    if (work >= kWorkWorthSplitting && images * splits * pieces < kSlabsWanted) {
-      pieces = std::max(pieces, ceil_div(kSlabsWanted, images * splits));
-    }
-    slab.rows = ceil_div(slab.out_h, std::min(pieces, slab.out_h));
-    slab.rows = std::min(ceil_div(slab.rows, row_multiple) * row_multiple, slab.out_h);
-  }
+  slab.images = cut.images;
+  slab.rows = cut.rows;
   slab.per_image = ceil_div(slab.out_h, slab.rows);
-  slab.count = ceil_div(images, slab.images) * slab.per_image;
+  slab.count = ceil_div(slab.n * slab.out_d, slab.images) * slab.per_image;
   const std::int64_t height = (slab.rows - 1) * slab.step_h + slab.span_h;
   if (!slab.direct) {
     const std::int64_t sizes[] = {slab.images, slab.span_d, height, slab.width, slab.pitch};
@@ -326,8 +344,10 @@ std::int64_t dense_run(const Table& term, const Table& order) {
   std::size_t run = 1;
   while (run < order.size() && at(run) == at(run - 1) + 1) ++run;
   run = std::gcd(run, order.size());  // runs of channels may differ in length
-  for (std::size_t step = 1; step < order.size(); ++step) {
-    if (step % run != 0 && at(step) != at(step - 1) + 1) return 1;
+  for (std::size_t first = 0; first < order.size(); first += run) {
+    for (std::size_t step = first + 1; step < first + run; ++step) {
+      if (at(step) != at(step - 1) + 1) return 1;
+    }
   }
   return static_cast<std::int64_t>(run);
 }

@@ -26,6 +26,16 @@ void pack_body(const ConvPackArgs& args, std::int64_t begin, std::int64_t end) {
   }
 }
 
+// Terms [first, last) of a panel where they are needed next, a few at a time: their rows fit the
+// first cache until all columns are in them.
+template <class T>
+void pack_here(const ConvPackArgs& args, const PanelPlace& place, std::int64_t first,
+               std::int64_t last, T* panel) {
+  for (std::int64_t k = first; k < last; k += kPackRun) {
+    pack_terms(args, place, k, k + kPackRun < last ? k + kPackRun : last, panel);
+  }
+}
+
 // The taps that some pixel of a tile needs.
 struct TapBox {
   std::int64_t first_row = 1 << 30, last_row = 0, first_col = 1 << 30, last_col = 0;
@@ -38,77 +48,89 @@ struct TapBox {
   }
 };
 
+// Channels [channel, channel + channels) of all pixels of a slab against one panel, whose terms for
+// them begin at `weights`.
+template <class T>
+void run_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPart& part,
+               std::int64_t channel, std::int64_t channels, const T* weights, const T* source, T* y,
+               Ahead& ahead) {
+  constexpr int kLanes = Vec<T>::lanes;
+  const std::int64_t width = place.blocks * kBlock<T>;
+  const T* bias = static_cast<const T*>(args.bias) +
+                  (place.group * args.columns.blocks + place.block) * kBlock<T>;
+  const std::int64_t run = channel * args.taps, row_depth = args.taps_w * channels;
+  ConvTile<T> tile;
+  tile.b_step = width;
+  for (std::int64_t column = 0; column < place.columns; column += kConvVectors * kLanes) {
+    tile.columns = place.columns - column;
+    const std::int64_t needed = (tile.columns + kLanes - 1) / kLanes;
+    const int vectors = needed < kConvVectors ? static_cast<int>(needed) : kConvVectors;
+    const int most = conv_tile_rows(vectors);
+    tile.init = run == 0 ? bias + column : nullptr;
+    tile.stream = args.stream && channel + channels == args.channels &&
+                  vectors * kLanes * sizeof(T) % kBlockBytes == 0;
+    const ConvPixel* next = args.order;
+    for (std::int64_t pixel = 0; pixel < part.pixels; pixel += most) {
+      const int rows = part.pixels - pixel < most ? static_cast<int>(part.pixels - pixel) : most;
+      if (!next) {  // all taps of all pixels, as they lie
+        for (int i = 0; i < rows; ++i) {
+          tile.rows[i] = source + args.slab.pixel[pixel + i];
+          tile.c[i] = y + args.y_pixel[pixel + i] + column;
+        }
+        tile.segments = 1, tile.skip = 0;
+        tile.depth = args.taps * channels;
+        tile.offset = args.tap + run;
+        tile.b = weights + column;
+      } else {
+        TapBox box;
+        for (int i = 0; i < rows; ++i, ++next) {
+          while (next->index >= part.pixels) ++next;  // a short slab
+          tile.rows[i] = source + args.slab.pixel[next->index];
+          tile.c[i] = y + args.y_pixel[next->index] + column;
+          box.add(args, part.row + next->row, next->col);
+        }
+        const std::int64_t cols = box.last_col - box.first_col;
+        const bool none = cols <= 0 || box.last_row <= box.first_row;  // all taps lie outside
+        if (none && run > 0) continue;
+        const bool whole = cols == args.taps_w;
+        tile.segments = whole || none ? 1 : box.last_row - box.first_row;
+        tile.depth = none    ? 0
+                     : whole ? (box.last_row - box.first_row) * row_depth
+                             : cols * channels;
+        tile.skip = row_depth - tile.depth;
+        const std::int64_t k = none ? 0 : box.first_row * row_depth + box.first_col * channels;
+        tile.offset = args.tap + run + k;
+        tile.b = weights + k * width + column;
+      }
+      tile.ahead_step = ahead.left() ? ahead.pitch : 0;
+      tile.ahead = ahead.left() ? ahead.take(tile.depth * tile.segments) : nullptr;
+      if (rows < most) fill_rows(tile, rows);
+      run_conv_tile<T, true>(tile, rows, vectors);
+    }
+  }
+}
+
 // All pixels of a slab against one panel.
 template <class T>
 void panel_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPart& part,
                  const T* source, T* y, Ahead& ahead) {
-  constexpr int kLanes = Vec<T>::lanes;
   const std::int64_t width = place.blocks * kBlock<T>;
   const std::int64_t packed_at = (place.group * args.columns.blocks + place.block) * kBlock<T>;
   T* const late =
       args.pack ? own_scratch<T>(args.scratch) + args.pack_at / static_cast<std::int64_t>(sizeof(T))
                 : nullptr;
-  const T* bias = static_cast<const T*>(args.bias) + packed_at;
-  ConvTile<T> tile;
-  tile.b_step = width;
+  const T* const packed =
+      static_cast<const T*>(args.weights) + packed_at * args.pack_depth + args.first_term * width;
   for (std::int64_t channel = 0; channel < args.channels; channel += args.run_channels) {
     const std::int64_t left = args.channels - channel;
     const std::int64_t channels = left < args.run_channels ? left : args.run_channels;
-    const std::int64_t run = channel * args.taps, row_depth = args.taps_w * channels;
-    const T* weights =
-        static_cast<const T*>(args.weights) + packed_at * args.pack_depth + args.first_term * width;
+    const std::int64_t run = channel * args.taps;
+    const T* weights = packed + run * width;
     if (late) {
-      pack_terms(*args.pack, place, run, run + args.taps * channels, late - run * width);
-      weights = late - run * width;
+      pack_here(*args.pack, place, run, run + args.taps * channels, late - run * width);
+      weights = late;
     }
-    for (std::int64_t column = 0; column < place.columns; column += kConvVectors * kLanes) {
-      tile.columns = place.columns - column;
-      const std::int64_t needed = (tile.columns + kLanes - 1) / kLanes;
-      const int vectors = needed < kConvVectors ? static_cast<int>(needed) : kConvVectors;
-      const int most = conv_tile_rows(vectors);
-      tile.init = run == 0 ? bias + column : nullptr;
-      tile.stream = args.stream && channel + channels == args.channels &&
-                    vectors * kLanes * sizeof(T) % kBlockBytes == 0;
-      const ConvPixel* next = args.order;
-      for (std::int64_t pixel = 0; pixel < part.pixels; pixel += most) {
-        const int rows = part.pixels - pixel < most ? static_cast<int>(part.pixels - pixel) : most;
-        if (!next) {  // all taps of all pixels, as they lie
-          for (int i = 0; i < rows; ++i) {
-            tile.rows[i] = source + args.slab.pixel[pixel + i];
-            tile.c[i] = y + args.y_pixel[pixel + i] + column;
-          }
-          tile.segments = 1, tile.skip = 0;
-          tile.depth = args.taps * channels;
-          tile.offset = args.tap + run;
-          tile.b = weights + run * width + column;
-        } else {
-          TapBox box;
-          for (int i = 0; i < rows; ++i, ++next) {
-            while (next->index >= part.pixels) ++next;  // a short slab
-            tile.rows[i] = source + args.slab.pixel[next->index];
-            tile.c[i] = y + args.y_pixel[next->index] + column;
-            box.add(args, part.row + next->row, next->col);
-          }
-          const std::int64_t cols = box.last_col - box.first_col;
-          const bool none = cols <= 0 || box.last_row <= box.first_row;  // all taps lie outside
-          if (none && run > 0) continue;
-          const bool whole = cols == args.taps_w;
-          tile.segments = whole || none ? 1 : box.last_row - box.first_row;
-          tile.depth = none    ? 0
-                       : whole ? (box.last_row - box.first_row) * row_depth
-                               : cols * channels;
-          tile.skip = row_depth - tile.depth;
-          const std::int64_t k =
-              run + (none ? 0 : box.first_row * row_depth + box.first_col * channels);
-          tile.offset = args.tap + k;
-          tile.b = weights + k * width + column;
-        }
-        tile.ahead_step = ahead.left() ? ahead.pitch : 0;
-        tile.ahead = ahead.left() ? ahead.take(tile.depth * tile.segments) : nullptr;
-        if (rows < most) fill_rows(tile, rows);
-        run_conv_tile<T, true>(tile, rows, vectors);
-      }
-    }
+    run_tiles(args, place, part, channel, channels, weights, source, y, ahead);
   }
 }
 
@@ -148,6 +170,80 @@ void tiles_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end)
   if (args.stream) simd::stream_fence();
 }
 
+template <class T>
+void fill_body(const ConvFillArgs& args, std::int64_t begin, std::int64_t end) {
+  const ConvSlab& slab = args.slab;
+  const std::int64_t height = (slab.rows - 1) * slab.step_h + slab.span_h;
+  const std::int64_t rows = slab.images * slab.span_d * height;
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const SlabPart part = slab_part(slab, unit / rows);
+    const std::int64_t row = unit % rows;
+    if (row / height >= part.images * slab.span_d) continue;
+    const SlabCopy<T> copy(slab, part, 0, slab.channels);
+    copy.copy_row(row / height, row % height,
+                  static_cast<T*>(args.slabs) + unit / rows * slab.size);
+  }
+}
+
+// A slab of a pass: its part of the images, where it is read, and y of the panel's first channel.
+template <class T>
+struct PanelSlab {
+  SlabPart part;
+  const T* source;
+  T* y;
+  std::int64_t first;
+
+  PanelSlab(const ConvPanelPass& pass, const PanelPlace& place, std::int64_t index) {
+    const ConvTilesArgs& args = pass.tiles;
+    part = slab_part(args.slab, index);
+    first = place.group * args.columns.columns + place.block * kBlock<T>;
+    source = (pass.slabs ? static_cast<const T*>(pass.slabs) + index * args.slab.size
+                         : slab_in_place<T>(args.slab, part)) +
+             place.group * args.stride_group;
+    y = static_cast<T*>(args.y) + part.image * args.y_stride_n + first;
+  }
+};
+
+template <class T>
+void panels_body(const ConvPanelsArgs& all, std::int64_t begin, std::int64_t end) {
+  const ConvTilesArgs& shape = all.passes[0].tiles;
+  T* const late = all.pack ? own_scratch<T>(all.scratch) : nullptr;
+  Ahead ahead;
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const PanelPlace place = panel_place<T>(shape.columns, unit / all.parts);
+    const std::int64_t part = unit % all.parts, width = place.blocks * kBlock<T>;
+    const std::int64_t packed_at =
+        (place.group * shape.columns.blocks + place.block) * kBlock<T> * shape.pack_depth;
+    const auto each_slab = [&](auto body) {
+      for (std::int64_t pass = 0; pass < all.count; ++pass) {
+        const ConvPanelPass& one = all.passes[pass];
+        const std::int64_t slabs = one.tiles.slab.count, last = slabs * (part + 1) / all.parts;
+        for (std::int64_t index = slabs * part / all.parts; index < last; ++index) {
+          body(one, PanelSlab<T>(one, place, index));
+        }
+      }
+    };
+    for (std::int64_t channel = 0; channel < shape.channels; channel += shape.run_channels) {
+      const std::int64_t left = shape.channels - channel;
+      const std::int64_t channels = left < shape.run_channels ? left : shape.run_channels;
+      const std::int64_t run = channel * all.taps;
+      const T* weights = late;
+      if (late) {
+        pack_here(*all.pack, place, run, run + all.taps * channels, late - run * width);
+      } else {
+        weights = static_cast<const T*>(shape.weights) + packed_at + run * width;
+      }
+      each_slab([&](const ConvPanelPass& pass, const PanelSlab<T>& slab) {
+        run_tiles(pass.tiles, place, slab.part, channel, channels,
+                  weights + pass.first_tap * channels * width, slab.source, slab.y, ahead);
+      });
+    }
+    each_slab([&](const ConvPanelPass& pass, const PanelSlab<T>& slab) {
+      finish_slab(pass.tiles, slab.part, slab.y, slab.first, place.columns);
+    });
+  }
+}
+
 }  // namespace
 
 void conv_pack(const ConvPackArgs& args, std::int64_t begin, std::int64_t end) {
@@ -158,6 +254,16 @@ void conv_pack(const ConvPackArgs& args, std::int64_t begin, std::int64_t end) {
 void conv_tiles(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end) {
   args.dtype == DType::f32 ? tiles_body<float>(args, begin, end)
                            : tiles_body<double>(args, begin, end);
+}
+
+void conv_fill(const ConvFillArgs& args, std::int64_t begin, std::int64_t end) {
+  args.dtype == DType::f32 ? fill_body<float>(args, begin, end)
+                           : fill_body<double>(args, begin, end);
+}
+
+void conv_panels(const ConvPanelsArgs& args, std::int64_t begin, std::int64_t end) {
+  args.passes[0].tiles.dtype == DType::f32 ? panels_body<float>(args, begin, end)
+                                           : panels_body<double>(args, begin, end);
 }
 
 }  // namespace hotloop::HOTLOOP_LEVEL

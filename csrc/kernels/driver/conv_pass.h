@@ -65,6 +65,28 @@ struct PackedWeights {
   std::int64_t first = 0, depth = 0;
 };
 
+// The slabs of a pass and the tables that go with them.
+struct PassTables {
+  SlabPlan plan;
+  Table tap, y_pixel, residual_pixel;
+  TapRanges row_ranges, col_ranges;
+  std::vector<ConvPixel> order;
+};
+// Fills the tables for the slabs of `tables.plan`. The arguments of tiles that follow from them and
+// from the operands; weights, splits and scratch are left to the caller.
+ConvTilesArgs pass_tiles(const ConvProblem& problem, const Source& source, const PassAxes& axes,
+                         const PackShape& shape, const ConvEpilogue& epilogue, const Destination& y,
+                         PassTables& tables);
+// Bias into whole blocks per group, zeros behind it; all zeros without one.
+void pack_bias(DType dtype, const ConvEpilogue& epilogue, const PackShape& shape, char* packed);
+
+// All passes at once where weights outweigh the images (kernels/conv_panels.cpp); false, and
+// nothing done, where they do not.
+bool run_panels(const ConvProblem& problem, const Source& source,
+                const std::vector<PassAxes>& passes, std::int64_t groups,
+                std::int64_t group_columns, const PassWeights& weights,
+                const ConvEpilogue& epilogue, const Destination& y, const void* packed);
+
 void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& axes,
               std::int64_t groups, std::int64_t group_columns, const PassWeights& weights,
               const ConvEpilogue& epilogue, const Destination& y, const PackedWeights& packed,

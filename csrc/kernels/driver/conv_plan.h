@@ -60,6 +60,14 @@ struct SlabPlan {
 constexpr std::int64_t kSlabsWanted = 8;
 constexpr double kWorkWorthSplitting = 2e6;  // products and sums
 
+// Pixels of a slab: whole images, or rows of one.
+struct SlabCut {
+  std::int64_t images, rows;
+};
+// A plan with slabs of that size, their pixels read as those of `spread` below.
+SlabPlan plan_slabs_of(DType dtype, const Source& source, const PassAxes& axes,
+                       std::int64_t copied_channels, bool spread, const SlabCut& cut);
+
 // Spread: who reads one channel of many pixels wants them copied rather than a multiple of 512
 // bytes apart, which is one of few places in L1.
 SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,

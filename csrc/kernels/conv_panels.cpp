@@ -1,0 +1,158 @@
+// The driver of passes whose weights outweigh the images: weights are read once, each run of a
+// panel packed by the thread that multiplies it, against the pixels of all images.
+#include <algorithm>
+
+#include "kernels/driver/conv_pass.h"
+
+namespace hotloop {
+namespace {
+
+// A run of channels of a slab, which meets each run of weights once, shares L2 with it.
+constexpr double kRunSlabBytes = 448 << 10;
+constexpr double kAllSlabBytes = 8 << 20;
+constexpr std::int64_t kHugePage = 2 << 20;
+constexpr std::int64_t kLeastPanels = 4;
+constexpr std::int64_t kFillElements = 16384;  // worth a thread
+
+// Terms of all passes as they are packed: (run of channels, pass, tap, channel).
+void plan_panel_pack(DType dtype, const PassWeights& w, const std::vector<PassAxes>& passes,
+                     std::int64_t channels, const PackShape& shape, PackPlan& plan) {
+  Table place, by_place;  // of the taps of all passes
+  for (const PassAxes& axes : passes) {
+    each_term(
+        axes, 1, 1,
+        [&](std::int64_t, std::int64_t plane, std::int64_t row, std::int64_t col, std::int64_t) {
+          by_place.push_back(static_cast<std::int64_t>(place.size()));
+          place.push_back(plane * w.stride_plane + row * w.stride_row + col * w.stride_col);
+        });
+  }
+  const auto place_of = [&](std::int64_t tap) { return place[static_cast<std::size_t>(tap)]; };
+  std::sort(by_place.begin(), by_place.end(),
+            [&](std::int64_t a, std::int64_t b) { return place_of(a) < place_of(b); });
+  // Read as it lies: the taps of a channel one after the other where channels are further apart.
+  const bool by_channel = w.stride_channel > place_of(by_place.back()) - place_of(by_place.front());
+  Table& term = plan.term;
+  Table& order = plan.order;
+  term.reserve(static_cast<std::size_t>(shape.depth));
+  order.reserve(static_cast<std::size_t>(shape.depth));
+  for (std::int64_t first = 0; first < channels; first += shape.run_channels) {
+    const std::int64_t count = std::min(shape.run_channels, channels - first);
+    const std::int64_t begin = static_cast<std::int64_t>(term.size());
+    for (const std::int64_t at : place) {
+      for (std::int64_t channel = first; channel < first + count; ++channel) {
+        term.push_back(at + channel * w.stride_channel);
+      }
+    }
+    for (std::int64_t outer = 0; by_channel && outer < count; ++outer) {
+      for (const std::int64_t tap : by_place) order.push_back(begin + tap * count + outer);
+    }
+    for (std::size_t outer = 0; !by_channel && outer < by_place.size(); ++outer) {
+      for (std::int64_t channel = 0; channel < count; ++channel) {
+        order.push_back(begin + by_place[outer] * count + channel);
+      }
+    }
+  }
+  plan.args = {dtype,       w.data,       term.data(),    order.data(),    dense_run(term, order),
+               shape.depth, shape.groups, w.stride_group, w.stride_column, shape.columns,
+               nullptr};
+}
+
+}  // namespace
+
+bool run_panels(const ConvProblem& problem, const Source& source,
+                const std::vector<PassAxes>& all_passes, std::int64_t groups,
+                std::int64_t group_columns, const PassWeights& weights,
+                const ConvEpilogue& epilogue, const Destination& y, const void* packed) {
+  const std::int64_t item = bytes_of(problem.dtype), channels = source.channels / groups;
+  std::vector<PassAxes> passes;
+  std::int64_t taps = 0;
+  double work = 0, image_elements = 0;
+  for (const PassAxes& axes : all_passes) {
+    const auto& [planes, rows, cols] = axes;
+    if (planes.count <= 0 || rows.count <= 0 || cols.count <= 0) continue;
+    if (axes.taps() == 0 || planes.taps() != 1 || planes.count != 1) return false;
+    passes.push_back(axes);
+    taps += axes.taps();
+    const auto height = static_cast<double>((rows.count - 1) * rows.step + rows.span);
+    const auto width = static_cast<double>((cols.count - 1) * cols.step + cols.span);
+    image_elements += height * width * static_cast<double>(source.channels);
+    work += 2.0 * static_cast<double>(axes.taps() * channels * group_columns * groups) *
+            static_cast<double>(source.n * rows.count * cols.count);
+  }
+  if (passes.empty() || channels == 0 || source.d != 1 || work < 2 * kWorkWorthSplitting) {
+    return false;
+  }
+  const PackShape shape = pack_shape(problem.dtype, channels, groups, group_columns, taps, false);
+  const std::int64_t panels = shape.groups * shape.columns.panels;
+  const bool even = panels % 2 == 0 || panels > 2 * kLeastPanels;
+  if (shape.depthwise || panels < kLeastPanels || !even) return false;
+  if (image_elements * static_cast<double>(source.n * item) > kAllSlabBytes) return false;
+  if (shape.depth * group_columns * groups < source.n * source.h * source.w * source.channels) {
+    return false;
+  }
+
+  // Slabs of whole images, in as many parts as threads want to choose from.
+  const std::int64_t wanted = std::min(source.n, ceil_div(kSlabsWanted, panels));
+  const double run_bytes_of_image = image_elements * static_cast<double>(item) *
+                                    static_cast<double>(shape.run_channels) /
+                                    static_cast<double>(source.channels);
+  const auto fit = static_cast<std::int64_t>(kRunSlabBytes / run_bytes_of_image);
+  std::int64_t count =
+      ceil_div(source.n, std::max<std::int64_t>(1, std::min(fit, ceil_div(source.n, wanted))));
+  const std::int64_t images = ceil_div(source.n, count);
+  count = ceil_div(source.n, images);
+  const std::int64_t parts = std::min(count, wanted);
+
+  const Scratch bias(static_cast<std::size_t>(shape.bias_bytes()));
+  pack_bias(problem.dtype, epilogue, shape, bias.as<char>());
+  PackPlan pack;
+  if (!packed) plan_panel_pack(problem.dtype, weights, passes, channels, shape, pack);
+
+  std::vector<PassTables> tables(passes.size());
+  std::vector<ConvPanelPass> args(passes.size());
+  std::int64_t slab_elements = 0, first_tap = 0;
+  for (std::size_t i = 0; i < passes.size(); ++i) {
+    tables[i].plan = plan_slabs_of(problem.dtype, source, passes[i], source.channels, false,
+                                   {images, passes[i].rows.count});
+    ConvTilesArgs& tiles = args[i].tiles;
+    tiles = pass_tiles(problem, source, passes[i], shape, epilogue, y, tables[i]);
+    tiles.bias = bias.get();
+    tiles.weights = packed;
+    tiles.pack_depth = shape.depth;
+    args[i].first_tap = first_tap;
+    first_tap += passes[i].taps();
+    if (!tiles.slab.direct) slab_elements += tiles.slab.size * tiles.slab.count;
+  }
+  const std::int64_t units = panels * parts;
+  Split split = split_for(units, work / static_cast<double>(units), problem.interruptible);
+  const std::int64_t panel_bytes =
+      ceil_div(shape.columns.blocks, shape.columns.panels) * kBlockBytes;
+  const std::int64_t run_bytes =
+      packed ? 0 : ceil_div(taps * shape.run_channels * panel_bytes + kBlockBytes, 256) * 256;
+  split.max_threads = is_parallel(split) ? num_threads() : 1;
+  // One block of memory, on huge pages: neighbours in it are neighbours in the caches.
+  const std::int64_t all_bytes = slab_elements * item + split.max_threads * run_bytes;
+  const Scratch memory(static_cast<std::size_t>(std::max(all_bytes, kHugePage)));
+  char* at = memory.as<char>();
+  const ConvScratch scratch{at, run_bytes, thread_index};
+  at += split.max_threads * run_bytes;
+  for (ConvPanelPass& pass : args) {
+    const ConvSlab& slab = pass.tiles.slab;
+    pass.slabs = slab.direct ? nullptr : at;
+    if (slab.direct) continue;
+    at += slab.size * slab.count * item;
+    const std::int64_t height = (slab.rows - 1) * slab.step_h + slab.span_h;
+    const ConvFillArgs fill{problem.dtype, slab, const_cast<void*>(pass.slabs)};
+    launch(conv_fill_kernel(), fill,
+           {.units = slab.count * slab.images * slab.span_d * height,
+            .grain = std::max<std::int64_t>(1, kFillElements / (slab.width * slab.pitch)),
+            .interruptible = problem.interruptible});
+  }
+
+  const ConvPanelsArgs panels_args{args.data(), static_cast<std::int64_t>(args.size()), taps,
+                                   parts,       packed ? nullptr : &pack.args,          scratch};
+  launch(conv_panels_kernel(), panels_args, split);
+  return true;
+}
+
+}  // namespace hotloop
