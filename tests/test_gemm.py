@@ -489,6 +489,16 @@ def test_values(level, dtype, shape, rng):
         assert_close(gemm(a, b_view), left @ right, k, kind="product", scale=scale)
 
 
+@pytest.mark.parametrize("k", [3, 10])
+def test_results_that_leave_the_caches(level, k, rng):
+    m, n = 6155, 1040  # 25.6 MB, the last tiles of which are not whole
+    a, b = integers(rng, (m, k), np.float32), integers(rng, (k, n), np.float32)
+    expected = a @ b
+    np.testing.assert_array_equal(gemm(a, b), expected)
+    shifted = np.empty(m * n + 1, np.float32)[1:].reshape(m, n)  # not at a cache line
+    np.testing.assert_array_equal(gemm(a, b, out=shifted), expected)
+
+
 @pytest.mark.parametrize(
     ("shape_a", "shape_b"),
     [

@@ -19,9 +19,9 @@
 //   tile.keep      where B goes as a packed panel on the way, or null: only for a whole tile
 //                  (kTileRows x kTileColumns<T>). Stores, and rows fetched ahead, cost nothing
 //                  between multiplications; packing first took 9 % of a product with 128 rows.
-//   tile.ahead     what is read after this: fetched into L2 along the way, ahead_step bytes for
-//   each
-//                  term, by full-width tiles; null: nothing
+//   tile.ahead     what is read after this: full-width tiles fetch it into L2 along the way,
+//                  ahead_step bytes for each term; null: nothing
+//   tile.stream    C is aligned lines that nobody reads soon: whole tiles go around the caches
 //   run_tile(tile, mr, nr);
 // Zen 4 and 5: 6x64 in f32 holds 24 accumulators; no spills (the build checks).
 #pragma once
@@ -71,11 +71,12 @@ struct Tile {
   T* keep = nullptr;
   const char* ahead = nullptr;
   std::int64_t ahead_step = 0;
+  bool stream = false;
 };
 
 constexpr std::int64_t kKeepAhead = 16;  // rows of B that are fetched ahead
 
-template <class T, int Rows, int Vectors, bool Ragged, bool Keep = false>
+template <class T, int Rows, int Vectors, bool Ragged, bool Keep = false, bool Stream = false>
 [[gnu::noinline]] void tile_loop(const Tile<T>& tile, int last) {
   using V = Vec<T>;
   constexpr int kLanes = V::lanes;
@@ -155,6 +156,15 @@ template <class T, int Rows, int Vectors, bool Ragged, bool Keep = false>
   T* c = tile.c;
   const T* from = tile.from;
   const bool accumulate = tile.beta != T(0);  // otherwise what D holds, NaN too, is not read
+  if constexpr (Stream) {
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) simd::stream(c + v * kLanes, sum[i][v]);
+      c += tile.ldc;
+    }
+    return;
+  }
   const V beta = simd::set1(tile.beta);
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i) {
@@ -212,6 +222,9 @@ template <class T>
 inline void run_tile(const Tile<T>& tile, int mr, int nr) {
   if (tile.keep) {
     return tile_loop<T, kTileRows, kTileVectors, false, true>(tile, Vec<T>::lanes);
+  }
+  if (tile.stream && mr == kTileRows && nr == kTileColumns<T>) {
+    return tile_loop<T, kTileRows, kTileVectors, false, false, true>(tile, Vec<T>::lanes);
   }
   const int vectors = (nr + Vec<T>::lanes - 1) / Vec<T>::lanes;
   const int last = nr - (vectors - 1) * Vec<T>::lanes;

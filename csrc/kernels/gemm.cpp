@@ -16,15 +16,16 @@ namespace hotloop {
 
 namespace {
 
-constexpr std::int64_t kSlice = 512;              // terms of a slice of k
-constexpr std::int64_t kRowBytes = 576ll << 10;   // A of a unit, which stays in L2
-constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
-constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
-constexpr std::int64_t kTallRows = 1152;          // B is then small beside A and C
-constexpr std::int64_t kSharedBytes = 2ll << 20;  // B that is packed before them all
-constexpr std::int64_t kOwnBlocks = 8;            // of rows of C, that a thread's own panel serves
-constexpr std::int64_t kRowsAhead = 64;           // so many rows of A are fetched ahead
-constexpr std::int64_t kFewTerms = 8;             // writing C takes longer than the sums
+constexpr std::int64_t kSlice = 512;               // terms of a slice of k
+constexpr std::int64_t kRowBytes = 576ll << 10;    // A of a unit, which stays in L2
+constexpr std::int64_t kPanelBytes = 8ll << 20;    // packed B at a time
+constexpr std::int64_t kNearBytes = 256ll << 10;   // B this small is read from L2 where it lies
+constexpr std::int64_t kTallRows = 1152;           // B is then small beside A and C
+constexpr std::int64_t kSharedBytes = 2ll << 20;   // B that is packed before them all
+constexpr std::int64_t kOwnBlocks = 8;             // of rows of C, that a thread's own panel serves
+constexpr std::int64_t kRowsAhead = 64;            // so many rows of A are fetched ahead
+constexpr std::int64_t kStreamBytes = 24ll << 20;  // of C, most of which leave the caches
+constexpr std::int64_t kFewTerms = 8;              // writing C takes longer than the sums
 
 // Columns of a tile at the level in force. The kernels take any width, so nothing breaks when
 // another thread forces another level meanwhile.
@@ -42,6 +43,7 @@ struct Plan {
   std::int64_t rows = 0;                // of C in a unit, at most
   bool pack_a = false, pack_b = false;  // by a launch of their own
   bool own_b = false;                   // each unit packs its panel
+  bool stream = false;                  // C goes around the caches
   int threads = 1;                      // with memory for that
 };
 
@@ -56,6 +58,10 @@ Plan plan_of(const GemmProblem& p) {
   plan.nc = std::max<std::int64_t>(kPanelBytes / (depth_bytes * plan.columns), 1) * plan.columns;
   plan.rows = std::clamp<std::int64_t>(kRowBytes / depth_bytes, 144, 1152) / 6 * 6;
   if (p.k == 0) return plan;
+  // Written once and not read again: around the caches, or each line is first read into them.
+  plan.stream = p.batches == 1 && p.m * p.n * item >= kStreamBytes && plan.kc >= p.k &&
+                p.beta == 0 && p.activation == Activation::none && p.c.row_step * item % 64 == 0 &&
+                reinterpret_cast<std::uintptr_t>(p.c.data) % 64 == 0;
 
   // A: its rows are read where they lie, also those a power of two apart: a tile takes six lines of
   // one place in L1, which has eight, and what another core has packed comes slowly from there. Its
@@ -115,7 +121,8 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
   args.column_block = plan.columns;
   args.column_blocks = blocks_of(p.n, plan.columns);
   args.panel_step = p.packed_columns > 0 ? p.k * plan.columns : plan.columns * p.b.column_step;
-  args.fetch = p.batches * p.m * p.n * item > (1 << 19);
+  args.stream = plan.stream;
+  args.fetch = !args.stream && p.batches * p.m * p.n * item > (1 << 19);
   args.add_sums = !first;
   args.ahead = p.m > kRowsAhead && p.a.column_step == 1 && p.a.row_step == p.k;
   args.sums_step = k_total > 0 ? p.m : 0;
@@ -404,8 +411,8 @@ void gemm(const GemmProblem& problem) {
   const bool deep_b = p.b.row_step == 1 && (p.b.column_step != 1 || p.n == 1);
   // One row times the columns of B in memory is dots, wherever the row's elements lie.
   const bool gathers = p.m == 1 && deep_b && p.k > 1 && p.a.column_step != 1;
-  const Scratch row(
-      gathers ? static_cast<std::size_t>(p.batches * p.k * bytes_of(p.dtype)) : std::size_t{0});
+  const Scratch row(gathers ? static_cast<std::size_t>(p.batches * p.k * bytes_of(p.dtype))
+                            : std::size_t{0});
   if (gathers) gather_rows(p, row.get());
   if (p.k > 0 && deep_b && p.a.column_step == 1 && (p.m == 1 || gemm_prefers_dots(p))) {
     gemm_run_dots(p);

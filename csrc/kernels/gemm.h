@@ -63,6 +63,7 @@ struct GemmArgs {
   std::int64_t panel_step = 0;     // elements from one column block of B to the next
   bool fetch = false;              // C lies beyond L2
   bool ahead = false;              // A is dense and long: its rows are fetched ahead
+  bool stream = false;             // C is aligned, and larger than what stays in the caches
   bool strips = false;             // dots: each thread copies a few rows of A at a time
   bool add_sums = false;           // a_sums holds the sums of earlier blocks of k
   std::int64_t sums_step = 0;      // elements of a_sums from batch (slice of k) to batch

@@ -144,6 +144,7 @@ void tiles_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     tile.ldc = p.c.row_step;
     tile.from_step = p.d.row_step;
     tile.fetch = g.fetch;
+    tile.stream = g.stream;
     if (g.slots) {
       T* slot = reinterpret_cast<T*>(g.slots + g.slot_bytes * g.slot());
       if (panel != in_slot && packs_on_the_way<T>(g, count, columns)) {
@@ -176,6 +177,7 @@ void tiles_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     activate_block<T>(p, c, count, columns);
     if (p.a_sums && column_block == 0) sum_rows<T>(g, batch, row, count, tile.depth);
   }
+  if (g.stream) simd::stream_fence();
 }
 
 template <class T>
