@@ -223,6 +223,29 @@ def test_pixels_at_the_edges(outputs, rng, level):
         check_three(check, check.make(rng, np.float32))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_gradients_by_few_channels(channels, dtype, rng, level):
+    """Channels-last dy with whole vectors of outputs is read in place: edges of its tiles."""
+    shapes = [
+        problem(2, channels, 3, 9, 16, 3, 3, padding=1),
+        problem(1, channels, 5, 10, 48, 3, 3),
+        problem(1, channels, 4, 12, 32, 2, 3, padding=(3, 4), dilation=(2, 1)),
+        problem(1, channels, 12, 13, 16, 9, 3, padding=(4, 2)),
+        problem(2, channels, 1, 19, 16, 1, 3, padding=(2, 0)),
+        problem(1, channels, 6, 16, 16, 3, 3, padding=(0, 1), dilation=(2, 2)),
+    ]
+    for p in shapes:
+        x, w, b, dy = p.make(rng, dtype)
+        bias = b[:channels]
+        dx = kernels.conv2d_backward_input(channels_last(dy), w, x.shape, **p.how)
+        expected = ref.conv2d_backward_input(dy, w, x.shape, **p.how)
+        depth = w.size // channels
+        ref.assert_close(dx, expected, depth, kind="product", scale=1, name=p.id)
+        turned = kernels.conv_transpose2d(channels_last(dy), w, bias, activation="relu", **p.how)
+        expected = np.maximum(expected + bias[:, None, None], 0)
+        ref.assert_close(turned, expected, depth + 1, kind="product", scale=1, name=p.id)
+
+
 def test_random_problems(rng, level):
     done = 0
     while done < 40:

@@ -242,6 +242,7 @@ struct ConvLanesArgs {
   std::int64_t reach, top, left, pitch;
   std::int64_t depth;          // taps times outputs
   const std::int64_t* offset;  // [depth]: of each term from a pixel of the turned strip
+  bool three;                  // three taps side by side in each of up to kMaxRowTaps rows
   const void* weights;         // [depth][channels], then the bias: [channels]
   Activation activation;
   double activation_alpha;

@@ -86,6 +86,7 @@ bool conv_lanes_input(const ConvProblem& p, const ConvImage& dy, const ConvKerne
   args.reach = reach, args.top = p.padding_h - reach, args.left = across - p.padding_w;
   args.pitch = pitch;
   args.offset = offset.data();
+  args.three = p.kw == 3 && p.dilation_w == 1 && p.kh <= kMaxRowTaps;
   args.weights = packed.get();
   args.activation = epilogue.activation;
   args.activation_alpha = epilogue.activation_alpha;
