@@ -520,7 +520,7 @@ def test_the_bits_do_not_depend_on_threads(level, shape_a, shape_b, rng):
 GUARDED = """
 from hotloop.kernels import gemm, gemm_pack, linear_backward
 SIZES = ((1, 3, 5), (1, 70, 33), (2, 67, 9), (4, 17, 300), (7, 1, 13), (9, 33, 3), (30, 65, 18),
-         (50, 70, 515), (13, 31, 2100), (62, 129, 705))
+         (50, 70, 515), (13, 31, 2100), (62, 129, 705), (24, 33, 500), (1, 80, 300), (5, 300, 900))
 rng = np.random.default_rng(0)
 for level in LEVELS:
     with force_isa(level):
