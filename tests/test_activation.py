@@ -271,6 +271,19 @@ def test_ulp_over_all_of_float32(name):
         assert error[worst] <= ULP[name], f"{level}: {name}({x[worst]!r}): {error[worst]} ULP"
 
 
+def test_gelu_tanh_over_all_of_float32(level):
+    """As its docstring has it; below the seam the argument's rounding is multiplied by exp."""
+    x = accuracy.sweep()
+    wide = x.astype(np.longdouble)
+    with np.errstate(all="ignore"):
+        argument = np.longdouble(2 / np.pi) ** 0.5 * (wide + np.longdouble("0.044715") * wide**3)
+        expected = np.where(x == -np.inf, 0, wide / (1 + np.exp(-2 * argument))).astype(np.float64)
+    actual = kernels.gelu_tanh(x)
+    right = x >= (-4.6 if "avx512" in level else -1)
+    assert accuracy.ulp_error(actual, expected)[right].max() <= 3
+    assert np.abs(actual[~right] - expected[~right]).max() < 1e-7
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lane_does_not_depend_on_its_neighbours(name, level, rng):
     """Near 0 and far from it other formulas may be at work; both sides of the seams, mixed."""

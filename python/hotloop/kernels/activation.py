@@ -135,6 +135,10 @@ def gelu_backward(dy: NDArray[T], x: NDArray[T], *, out: NDArray[T] | None = Non
 def gelu_tanh(x: NDArray[T], *, out: NDArray[T] | None = None) -> NDArray[T]:
     """GELU's tanh form: ``x * (1 + tanh(sqrt(2/pi) * (x + 0.044715 * x**3))) / 2``.
 
+    Within 3 ULP in float32 from -1 on, with AVX-512 from -4.6 on. Below, what rounding the
+    argument costs grows with it: to 200 ULP at -10, where the result is 1e-24; less than 1e-7 in
+    all.
+
     Arguments, result and errors as in :func:`relu`. Source: Hendrycks and Gimpel 2016,
     arXiv:1606.08415.
     """
