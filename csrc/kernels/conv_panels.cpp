@@ -10,6 +10,9 @@ namespace {
 // A run of channels of a slab, which meets each run of weights once, shares L2 with it.
 constexpr double kRunSlabBytes = 448 << 10;
 constexpr double kAllSlabBytes = 8 << 20;
+// Weights that stay in the caches are packed by all threads first: (1, 256, 14, 14) takes 0.95 of
+// the time so, with four times the weights 1.04.
+constexpr std::int64_t kPackedFirstBytes = 4 << 20;
 constexpr std::int64_t kHugePage = 2 << 20;
 constexpr std::int64_t kLeastPanels = 4;
 constexpr std::int64_t kFillElements = 16384;  // worth a thread
@@ -107,6 +110,14 @@ bool run_panels(const ConvProblem& problem, const Source& source,
   pack_bias(problem.dtype, epilogue, shape, bias.as<char>());
   PackPlan pack;
   if (!packed) plan_panel_pack(problem.dtype, weights, passes, channels, shape, pack);
+  const std::int64_t packed_bytes = shape.bias_bytes() * shape.depth;
+  const bool pack_first = !packed && packed_bytes <= kPackedFirstBytes;
+  const Scratch first(pack_first ? static_cast<std::size_t>(packed_bytes) : 0);
+  if (pack_first) {
+    pack.args.packed = first.get();
+    run_pack(shape, pack.args);
+    packed = first.get();
+  }
 
   std::vector<PassTables> tables(passes.size());
   std::vector<ConvPanelPass> args(passes.size());
