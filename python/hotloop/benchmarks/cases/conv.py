@@ -10,6 +10,7 @@ import numpy as np
 import hotloop as hl
 
 from ..case import Arrays, Build, Call, Case, Target, normal
+from ..placement import Placement
 from ._rivals import onnx_call, torch_call
 
 # Forward, backward to the input, backward to the weights.
@@ -129,9 +130,14 @@ def torch_variants(make: Any) -> dict[str, Build]:
     return {"NCHW": of("contiguous_format"), "channels-last": of("channels_last")}
 
 
-def channels_last(image: np.ndarray) -> np.ndarray:
-    """The same axes over memory in our order, as every result of ours lies."""
-    return np.ascontiguousarray(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+def channels_last(image: np.ndarray, placement: Placement | None = None) -> np.ndarray:
+    """The same axes over memory in our order, as every result of ours lies.
+
+    On whole lines, like PyTorch's copies; images of one call take turns by one placement.
+    """
+    dense = np.ascontiguousarray(image.transpose(0, 2, 3, 1))
+    moved: np.ndarray = (placement or Placement()).value(dense)
+    return moved.transpose(0, 3, 1, 2)
 
 
 def directions(layer: Layer, family: str = "conv") -> list[Case]:
@@ -147,7 +153,8 @@ def directions(layer: Layer, family: str = "conv") -> list[Case]:
         return lambda: k.conv2d_backward_input(dy, a["w"], a["x"].shape, **a["how"])
 
     def backward_weight(a: Arrays) -> Call:
-        x, dy = channels_last(a["x"]), channels_last(a["dy"])
+        placement = Placement()
+        x, dy = channels_last(a["x"], placement), channels_last(a["dy"], placement)
         return lambda: k.conv2d_backward_weight(dy, x, a["w"].shape, **a["how"])
 
     shared: dict[str, Any] = {
