@@ -43,6 +43,14 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 level = level_fixture(LEVELS)
 
 
+@pytest.fixture(autouse=True)
+def long_doubles_survive() -> Iterator[None]:
+    """No kernel leaves MMX registers in use: the next long double would be NaN."""
+    yield
+    one = np.longdouble(1)
+    assert [one + i for i in range(9)] == [one * i for i in range(1, 10)]
+
+
 @pytest.fixture(scope="module")
 def cuda() -> Iterator[None]:
     """Device "cuda", emulated or real: for modules with `pytest.mark.usefixtures("cuda")`."""
