@@ -245,6 +245,11 @@ def test_geometric_means_stand_beside_what_was_promised():
     case = dataclasses.replace(TABLE[0], mean=("all", benchmarks.Target("torch", 2.0)))
     rows = [Row(case, times={"hotloop": 1.0, "torch": ratio}) for ratio in (1.0, 4.0)]
     assert summary.means(rows) == ["all (2 rows): 2.00× torch (promised 2.0×: met)"]
+    for row in rows:
+        row.times["ceiling"] = 0.5
+    assert summary.means(rows) == [
+        "all (2 rows): 2.00× torch (promised 2.0×: met; 4.00× at the ceiling)"
+    ]
 
 
 def test_readme_takes_the_short_table():
