@@ -68,11 +68,12 @@ OTHER_DIMS = [
     ((2, 3, 3), (3, 3, 3), (3, 1, 2), (2, 1, 1), (1, 1, 1)),
     ((1, 6, 5), (1, 3, 3), (2, 1, 2), (2, 1, 1), (1, 1, 1)),  # planes of padding alone
     ((7, 6, 7), (3, 3, 3), (3, 2, 2), (0, 1, 0), (2, 1, 2)),
+    ((4, 5, 6), (1, 3, 3), (2, 1, 1), (0, 1, 1), (1, 1, 1)),  # phases without planes of taps
 ]
 
 
 @pytest.mark.parametrize(
-    "channels", [(3, 5, 1), (2, 31, 1), (8, 20, 1), (6, 4, 2), (5, 5, 5)], ids=str
+    "channels", [(3, 5, 1), (2, 33, 1), (8, 20, 1), (6, 4, 2), (5, 5, 5)], ids=str
 )
 @pytest.mark.parametrize("geometry", OTHER_DIMS, ids=str)
 def test_signals_and_volumes(geometry, channels, dtype, rng, level):

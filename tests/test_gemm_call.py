@@ -43,6 +43,8 @@ def test_a_column_with_gaps_is_gathered_first(level, dtype, m, k, batch, rng):
     out = gemm(a, column)
     np.testing.assert_array_equal(out, a @ column)
     assert out.tobytes() == gemm(a, np.ascontiguousarray(column)).tobytes()
+    shared = column.reshape(-1, k, 1)[0]
+    np.testing.assert_array_equal(gemm(a, shared), a @ shared)
 
 
 def test_the_short_way_leaves_errors_to_the_long_one():

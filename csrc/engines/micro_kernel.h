@@ -20,7 +20,7 @@
 //                  (kTileRows x kTileColumns<T>). Stores, and rows fetched ahead, cost nothing
 //                  between multiplications; packing first took 9 % of a product with 128 rows.
 //   tile.ahead     what is read after this: full-width tiles fetch it into L2 along the way,
-//                  ahead_step bytes for each term; null: nothing
+//                  ahead_step bytes for each term; null: B's first line again
 //   tile.stream    C is aligned lines that nobody reads soon: whole tiles go around the caches
 //   run_tile(tile, mr, nr);
 // Zen 4 and 5: 6x64 in f32 holds 24 accumulators; no spills (the build checks).

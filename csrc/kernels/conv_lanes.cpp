@@ -72,6 +72,8 @@ bool conv_lanes_input(const ConvProblem& p, const ConvImage& dy, const ConvKerne
   }
   const std::int64_t units = p.n * args.strips;
   Split split = split_for(units, conv_work(p) / static_cast<double>(units), p.interruptible);
+  // Room for the packed weights of the way that turns nothing as well: of kh rows of three taps by
+  // four channels at most, where a row of this has at least 16 pixels.
   const ThreadScratch scratch((args.rows + reach) * row_bytes + kBlockBytes, is_parallel(split));
   split.max_threads = scratch.threads;
 

@@ -315,7 +315,12 @@ GemmMatrix transposed(GemmMatrix matrix) {
   return matrix;
 }
 
-// A's only row, of each batch, without gaps.
+// How many rows A has where m is 1: one for all batches, or one for each.
+std::int64_t rows_of_a(const GemmProblem& p) {
+  return p.a.batch_step == 0 && !p.a.offsets ? 1 : p.batches;
+}
+
+// These rows without gaps.
 void gather_rows(GemmProblem& p, void* to) {
   GemmPackArgs pack;
   pack.dtype = p.dtype;
@@ -323,9 +328,11 @@ void gather_rows(GemmProblem& p, void* to) {
   pack.k = pack.a_to_step = p.k;
   pack.a = p.a;
   pack.a_to = to;
-  pack.a_batches = p.batches;
-  gemm_pack_kernel()(pack, 0, p.batches);
-  p.a = {to, p.k, 1, p.k, nullptr};
+  pack.a_batches = rows_of_a(p);
+  launch(gemm_pack_kernel(), pack,
+         split_of(p, pack.a_batches,
+                  30.0 * static_cast<double>(p.k) * static_cast<double>(pack.a_batches)));
+  p.a = {to, p.k, 1, pack.a_batches > 1 ? p.k : 0, nullptr};
 }
 
 }  // namespace
@@ -410,9 +417,10 @@ void gemm(const GemmProblem& problem) {
   }
   const bool deep_b = p.b.row_step == 1 && (p.b.column_step != 1 || p.n == 1);
   // One row times the columns of B in memory is dots, wherever the row's elements lie.
-  const bool gathers = p.m == 1 && deep_b && p.k > 1 && p.a.column_step != 1;
-  const Scratch row(gathers ? static_cast<std::size_t>(p.batches * p.k * bytes_of(p.dtype))
-                            : std::size_t{0});
+  const std::int64_t gathered = rows_of_a(p) * p.k * bytes_of(p.dtype);
+  const bool gathers =
+      p.m == 1 && deep_b && p.k > 1 && p.a.column_step != 1 && gathered <= kPanelBytes;
+  const Scratch row(gathers ? static_cast<std::size_t>(gathered) : std::size_t{0});
   if (gathers) gather_rows(p, row.get());
   if (p.k > 0 && deep_b && p.a.column_step == 1 && (p.m == 1 || gemm_prefers_dots(p))) {
     gemm_run_dots(p);

@@ -90,7 +90,8 @@ void run_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPar
           box.add(args, part.row + next->row, next->col);
         }
         const std::int64_t cols = box.last_col - box.first_col;
-        const bool none = cols <= 0 || box.last_row <= box.first_row;  // all taps lie outside
+        // All taps lie outside, or a stride leaves this phase without planes of taps.
+        const bool none = args.taps == 0 || cols <= 0 || box.last_row <= box.first_row;
         if (none && run > 0) continue;
         const bool whole = cols == args.taps_w;
         tile.segments = whole || none ? 1 : box.last_row - box.first_row;

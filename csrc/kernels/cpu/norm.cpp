@@ -262,7 +262,7 @@ static inline void apply_last(const NormArgs& args, std::int64_t begin, std::int
     if (args.c > kWide * Vec<T>::lanes) {
       const T* const x[] = {place<T>(args.x, args.x_strides, n, s0, 0)};
       const bool down = goes_down(place<T>(args.out, args.out_strides, n, s0, 0), x);
-      if (!plain) {
+      if (!plain) {  // with more arrays one of them lies badly either way
         normalize_rows_of<false, true, T>(args, piece, stream);
       } else if (down) {
         normalize_rows_of<true, true, T>(args, piece, stream);
