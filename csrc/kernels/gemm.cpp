@@ -16,7 +16,6 @@ namespace hotloop {
 
 namespace {
 
-constexpr std::int64_t kSlice = 512;               // terms of a slice of k
 constexpr std::int64_t kRowBytes = 576ll << 10;    // A of a unit, which stays in L2
 constexpr std::int64_t kPanelBytes = 8ll << 20;    // packed B at a time
 constexpr std::int64_t kNearBytes = 256ll << 10;   // B this small is read from L2 where it lies
@@ -156,31 +155,12 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
     args.fetch = false;
   }
 
-  GemmPackArgs pack;
-  pack.dtype = p.dtype;
-  pack.m = p.m;
-  pack.n = p.n;
-  pack.k = p.k;
+  GemmPackArgs pack = pack_of(p);
   pack.k_total = k_total;
-  if (plan.pack_a) {
-    const bool shared = p.a.batch_step == 0 && !p.a.offsets;
-    pack.a = p.a;
-    pack.a_to = room.a;
-    pack.a_to_step = p.k + 16;  // never a multiple of a page
-    pack.a_rows = 96;
-    pack.a_blocks = blocks_of(p.m, pack.a_rows);
-    pack.a_batches = shared ? 1 : p.batches;
-    args.p.a = {room.a, pack.a_to_step, 1, shared ? 0 : p.m * pack.a_to_step, nullptr};
-  }
+  if (plan.pack_a) pack_a(args.p, room.a, p.k + 16, 96, pack);  // never a multiple of a page
   if (plan.pack_b) {
     const bool shared = p.b.batch_step == 0 && !p.b.offsets;
-    pack.b = p.b;
-    pack.b_to = room.b;
-    pack.b_columns = plan.columns;
-    pack.b_panels = args.column_blocks;
-    pack.b_rows = 128;
-    pack.b_slices = blocks_of(p.k, pack.b_rows);
-    pack.b_batches = shared ? 1 : p.batches;
+    pack_b(p.b, room.b, plan.columns, shared ? 1 : p.batches, pack);
     args.panel_step = p.k * plan.columns;
     args.p.b = {room.b, plan.columns, 1, shared ? 0 : args.column_blocks * args.panel_step,
                 nullptr};
@@ -233,7 +213,28 @@ void run_group(const GemmProblem& p, const Plan& plan, std::int64_t k_total, Pac
   }
 }
 
-void run_tiles(const GemmProblem& p, std::int64_t k_total) {
+GemmMatrix transposed(GemmMatrix matrix) {
+  std::swap(matrix.row_step, matrix.column_step);
+  return matrix;
+}
+
+// How many rows A has where m is 1: one for all batches, or one for each.
+std::int64_t rows_of_a(const GemmProblem& p) {
+  return p.a.batch_step == 0 && !p.a.offsets ? 1 : p.batches;
+}
+
+// These rows without gaps.
+void gather_rows(GemmProblem& p, void* to) {
+  GemmPackArgs pack = pack_of(p);
+  pack_a(p, to, p.k, 1, pack);
+  launch(gemm_pack_kernel(), pack,
+         split_of(p, pack.a_batches,
+                  30.0 * static_cast<double>(p.k) * static_cast<double>(pack.a_batches)));
+}
+
+}  // namespace
+
+void gemm_run_tiles(const GemmProblem& p, std::int64_t k_total) {
   const Plan plan = plan_of(p);
   const std::int64_t item = bytes_of(p.dtype);
   const std::int64_t a_bytes = plan.pack_a ? p.m * (plan.kc + 16) * item : 0;
@@ -264,78 +265,6 @@ void run_tiles(const GemmProblem& p, std::int64_t k_total) {
     run_group(part, plan, k_total > 0 ? k_total - first * p.k : 0, room);
   }
 }
-
-template <class T>
-void add_slices(const T* parts, std::int64_t slices, std::int64_t m, T* sums) {
-  for (std::int64_t i = 0; i < m; ++i) {
-    T sum = parts[i];
-    for (std::int64_t slice = 1; slice < slices; ++slice) sum += parts[slice * m + i];
-    sums[i] = sum;
-  }
-}
-
-// Few outputs, many terms (a weight's gradient over a long batch): slices of k side by side, each
-// to its own partial result, then added in order.
-void run_slices(const GemmProblem& p) {
-  const std::int64_t slices = blocks_of(p.k, kSlice);
-  const std::int64_t item = bytes_of(p.dtype);
-  Scratch scratch(static_cast<std::size_t>(slices * p.m * (p.n + 1) * item));
-  GemmProblem part = p;
-  part.k = blocks_of(blocks_of(p.k, slices), 8) * 8;
-  part.batches = blocks_of(p.k, part.k);
-  part.a.batch_step = part.k * p.a.column_step;
-  part.b.batch_step = part.k * p.b.row_step;
-  part.c = {scratch.get(), p.n, 1, p.m * p.n, nullptr};
-  part.d = {};
-  if (p.a_sums) part.a_sums = scratch.as<char>() + slices * p.m * p.n * item;
-  part.alpha = 1;
-  part.beta = 0;
-  part.bias = nullptr;
-  part.activation = Activation::none;
-  run_tiles(part, p.k);
-
-  GemmArgs args;
-  args.p = p;
-  args.p.a = part.c;
-  args.p.batches = part.batches;
-  launch(gemm_combine_kernel(), args,
-         split_of(p, p.m, 8.0 * static_cast<double>(part.batches * p.m * p.n)));
-  if (!p.a_sums) return;
-  if (p.dtype == DType::f32) {
-    add_slices(static_cast<const float*>(part.a_sums), part.batches, p.m,
-               static_cast<float*>(p.a_sums));
-  } else {
-    add_slices(static_cast<const double*>(part.a_sums), part.batches, p.m,
-               static_cast<double*>(p.a_sums));
-  }
-}
-
-GemmMatrix transposed(GemmMatrix matrix) {
-  std::swap(matrix.row_step, matrix.column_step);
-  return matrix;
-}
-
-// How many rows A has where m is 1: one for all batches, or one for each.
-std::int64_t rows_of_a(const GemmProblem& p) {
-  return p.a.batch_step == 0 && !p.a.offsets ? 1 : p.batches;
-}
-
-// These rows without gaps.
-void gather_rows(GemmProblem& p, void* to) {
-  GemmPackArgs pack;
-  pack.dtype = p.dtype;
-  pack.m = pack.a_rows = pack.a_blocks = 1;
-  pack.k = pack.a_to_step = p.k;
-  pack.a = p.a;
-  pack.a_to = to;
-  pack.a_batches = rows_of_a(p);
-  launch(gemm_pack_kernel(), pack,
-         split_of(p, pack.a_batches,
-                  30.0 * static_cast<double>(p.k) * static_cast<double>(pack.a_batches)));
-  p.a = {to, p.k, 1, pack.a_batches > 1 ? p.k : 0, nullptr};
-}
-
-}  // namespace
 
 bool gemm_is_long(const GemmProblem& p) {
   return flops_of(p) >= 4 * kGrainFlops;
@@ -371,17 +300,8 @@ void gemm_pack_b(DType dtype, const GemmMatrix& b, std::int64_t n, std::int64_t 
   p.k = k;
   p.b = b;
   for_blocks_of_k(p, plan_of(p).kc, [&](const GemmProblem& block) {
-    GemmPackArgs pack;
-    pack.dtype = dtype;
-    pack.n = n;
-    pack.k = block.k;
-    pack.b = block.b;
-    pack.b_to = to;
-    pack.b_columns = columns;
-    pack.b_panels = blocks_of(n, columns);
-    pack.b_rows = 128;
-    pack.b_slices = blocks_of(pack.k, pack.b_rows);
-    pack.b_batches = 1;
+    GemmPackArgs pack = pack_of(block);
+    pack_b(block.b, to, columns, 1, pack);
     const double elements = static_cast<double>(n) * static_cast<double>(pack.k);
     launch(gemm_pack_kernel(), pack, split_of(p, pack.b_panels * pack.b_slices, 30 * elements));
     to = static_cast<char*>(to) + gemm_packed_size(n, block.k, columns) * bytes_of(dtype);
@@ -398,7 +318,7 @@ void gemm(const GemmProblem& problem) {
   // Steps along an axis of one element mean nothing: take what makes the matrix look contiguous.
   if (p.k == 1) p.a.column_step = 1;
   if (p.m == 1) p.a.row_step = p.a.column_step == 1 ? p.k : 1;
-  if (p.packed_columns > 0) return run_tiles(p, 0);
+  if (p.packed_columns > 0) return gemm_run_tiles(p, 0);
   if (p.n == 1) p.b.column_step = p.b.row_step == 1 ? p.k : 1;
   if (p.k == 1) p.b.row_step = p.b.column_step == 1 ? p.n : 1;
   const auto sums = [&] {
@@ -428,10 +348,10 @@ void gemm(const GemmProblem& problem) {
   } else if (gemm_prefers_rows(p)) {
     gemm_run_rows(p);
     sums();
-  } else if (p.batches == 1 && p.k >= 4 * kSlice && p.m * p.n <= 128 * 128) {
-    run_slices(p);
+  } else if (gemm_prefers_slices(p)) {
+    gemm_run_slices(p);
   } else {
-    run_tiles(p, 0);
+    gemm_run_tiles(p, 0);
   }
 }
 

@@ -52,6 +52,9 @@ void gemm_pack_b(DType dtype, const GemmMatrix& b, std::int64_t n, std::int64_t 
 bool gemm_is_long(const GemmProblem& problem);
 #endif
 
+// A larger B comes from memory, not from the last level of the caches.
+inline constexpr std::int64_t kGemmBeyondCaches = 12 << 20;
+
 // What the kernels below take: a problem whose blocks are laid out.
 struct GemmArgs {
   GemmProblem p;

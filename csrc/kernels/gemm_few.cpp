@@ -9,10 +9,9 @@ namespace hotloop {
 
 namespace {
 
-constexpr double kShortFlops = 2e6;  // about 20 microseconds of one thread
-constexpr double kShareFlops = 8e4;  // worth another thread that is awake; of one row, half of it
-constexpr std::int64_t kNearBytes = 2 << 20, kBeyondCaches = 12 << 20;  // of B
-constexpr std::int64_t kLine = 64;                                      // bytes of a cache line
+constexpr double kShortFlops = 2e6;           // about 20 microseconds of one thread
+constexpr std::int64_t kNearBytes = 2 << 20;  // of B
+constexpr std::int64_t kLine = 64;            // bytes of a cache line
 
 // Other cores fetch the copy of many rows for few columns: that can take as long as the product.
 bool copy_is_slow(const GemmProblem& p) {
@@ -28,21 +27,7 @@ bool wants_copy(const GemmProblem& p) {
          p.a.row_step * item % kLine != 0;
 }
 
-void copy_rows(GemmProblem& p, void* to, std::int64_t step) {
-  GemmPackArgs pack;
-  pack.dtype = p.dtype;
-  pack.m = p.m;
-  pack.k = p.k;
-  pack.a = p.a;
-  pack.a_to = to;
-  pack.a_to_step = step;
-  pack.a_rows = p.m;
-  pack.a_blocks = pack.a_batches = 1;
-  gemm_pack_kernel()(pack, 0, 1);
-  p.a = {to, step, 1, 0, nullptr};
-}
-
-// Threads that are awake for a short product.
+// Threads that are awake for a short product; a single row is worth another at half the work.
 std::int64_t short_threads(const GemmProblem& p) {
   const double shares = flops_of(p) * (p.m == 1 ? 2 : 1) / kShareFlops;
   return std::min<std::int64_t>(num_threads(), static_cast<std::int64_t>(shares));
@@ -73,7 +58,11 @@ void gemm_run_dots(const GemmProblem& problem) {
   const bool strips = is_short || copy_is_slow(p);
   const bool wants = wants_copy(p), copies = wants && !strips;
   const Scratch scratch(copies ? static_cast<std::size_t>(p.m * step * item) : 0);
-  if (copies) copy_rows(p, scratch.get(), step);
+  if (copies) {
+    GemmPackArgs pack = pack_of(p);
+    pack_a(p, scratch.get(), step, p.m, pack);
+    gemm_pack_kernel()(pack, 0, 1);
+  }
   GemmArgs args;
   args.row_block = p.m;
   // A unit of at least 16K products, and whole cache lines of C.
@@ -125,7 +114,7 @@ void gemm_run_rows(const GemmProblem& p) {
 // quickly enough for tiles, of which each element is read a few times (8x400x784: 37 to 24 us).
 bool gemm_prefers_rows(const GemmProblem& p) {
   if (p.b.column_step != 1 || p.n < 64 || p.k < 16) return false;
-  const std::int64_t near_bytes = p.m < 4 ? kNearBytes : kBeyondCaches;
+  const std::int64_t near_bytes = p.m < 4 ? kNearBytes : kGemmBeyondCaches;
   return p.m == 1 || (p.m <= 16 && p.k * p.n * bytes_of(p.dtype) > near_bytes);
 }
 

@@ -12,7 +12,6 @@ constexpr std::int64_t kTinyBytes = 32768;  // of B, packed on the stack, once f
 constexpr int kTinySlots = 2;
 constexpr std::int64_t kNearBytes = 128 << 10;  // of B, read where it lies
 constexpr double kSmallFlops = 5e6;             // about 40 microseconds of one thread
-constexpr double kShareFlops = 8e4;             // worth another thread: 0.7 microseconds
 constexpr std::int64_t kLeastRows = 8;          // of a thread
 constexpr std::int64_t kLeastColumns = 64;      // of a thread where rows are few: whole tiles
 

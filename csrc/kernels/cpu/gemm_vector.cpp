@@ -19,8 +19,7 @@ using DotLoop = void (*)(const T*, std::int64_t, const T*, std::int64_t, std::in
 // AVX2 and generic have 16 registers: 2x4 sums, 4 of b and one of a.
 constexpr int kDotRows = simd::kBytes == 64 ? 4 : 2;
 constexpr int kDotColumns = 4;
-constexpr std::int64_t kFarBytes = 1 << 20;       // of B
-constexpr std::int64_t kBeyondCaches = 12 << 20;  // likewise
+constexpr std::int64_t kFarBytes = 1 << 20;  // of B
 
 // A single row with as many columns as there are lanes: one sum of lanes for all of them.
 template <class T>
@@ -77,7 +76,7 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
       // Few rows read B once from far away: what comes next is asked for, half of it by each of two
       // groups of rows.
       const std::int64_t b_bytes = p.k * p.n * static_cast<std::int64_t>(sizeof(T));
-      const bool is_far = b_bytes > (p.m == 1 ? kBeyondCaches : kFarBytes);
+      const bool is_far = b_bytes > (p.m == 1 ? kGemmBeyondCaches : kFarBytes);
       const std::int64_t groups = (past_row - row + kDotRows - 1) / kDotRows;
       const int ahead = !is_far ? 0 : groups == 1 ? kDotColumns : groups == 2 ? kDotColumns / 2 : 0;
       const int next = groups == 2 ? kDotColumns / 2 : 0;
@@ -257,7 +256,7 @@ void rows_of_block(const GemmArgs& g, std::int64_t batch, std::int64_t first,
     simd::store_upto(sums + j, simd::zero<T>(), p.m * columns - j);
   }
   // From the last level of the caches it comes as quickly without.
-  const bool far = p.k * p.n * static_cast<std::int64_t>(sizeof(T)) > kBeyondCaches;
+  const bool far = p.k * p.n * static_cast<std::int64_t>(sizeof(T)) > kGemmBeyondCaches;
   std::int64_t at = 0;
   if (far && p.m == kManyRows && columns % (kManyVectors * V::lanes) == 0) {
     for (; at + kManyStreams <= p.k; at += kManyStreams) {

@@ -11,6 +11,7 @@
 namespace hotloop {
 
 constexpr double kGrainFlops = 5e5;         // about 4 microseconds
+constexpr double kShareFlops = 8e4;         // 0.7: worth another thread that is awake
 constexpr std::int64_t kDepthBytes = 4096;  // of a block of k at most: 1024 f32, 512 f64
 constexpr std::int64_t kLeast = 8;          // terms of a block of k
 
@@ -71,6 +72,41 @@ inline void advance(GemmMatrix& matrix, std::int64_t elements, DType dtype) {
   matrix.data = static_cast<char*>(matrix.data) + elements * bytes_of(dtype);
 }
 
+inline GemmPackArgs pack_of(const GemmProblem& p) {
+  GemmPackArgs pack;
+  pack.dtype = p.dtype;
+  pack.m = p.m;
+  pack.n = p.n;
+  pack.k = p.k;
+  return pack;
+}
+
+// Packs the rows of A too, `step` elements apart from `to` on, so many rows a unit: the product
+// reads them there. A that all batches share is packed once.
+inline void pack_a(GemmProblem& p, void* to, std::int64_t step, std::int64_t rows,
+                   GemmPackArgs& pack) {
+  const bool shared = p.a.batch_step == 0 && !p.a.offsets;
+  pack.a = p.a;
+  pack.a_to = to;
+  pack.a_to_step = step;
+  pack.a_rows = rows;
+  pack.a_blocks = blocks_of(p.m, rows);
+  pack.a_batches = shared ? 1 : p.batches;
+  p.a = {to, step, 1, shared ? 0 : p.m * step, nullptr};
+}
+
+// Packs the panels of B too.
+inline void pack_b(const GemmMatrix& b, void* to, std::int64_t columns, std::int64_t batches,
+                   GemmPackArgs& pack) {
+  pack.b = b;
+  pack.b_to = to;
+  pack.b_columns = columns;
+  pack.b_panels = blocks_of(pack.n, columns);
+  pack.b_rows = 128;
+  pack.b_slices = blocks_of(pack.k, pack.b_rows);
+  pack.b_batches = batches;
+}
+
 // Calls `run` with a problem for each block of about `most` terms of the sum, in order: bias and D
 // go with the first, the activation with the last.
 template <class Run>
@@ -100,6 +136,12 @@ void gemm_run_dots(const GemmProblem& problem);
 // Few rows, B with its rows in memory.
 bool gemm_prefers_rows(const GemmProblem& problem);
 void gemm_run_rows(const GemmProblem& problem);
+
+// The general way: tiles (kernels/gemm.cpp). k_total > 0: the batches are slices of so many terms.
+void gemm_run_tiles(const GemmProblem& problem, std::int64_t k_total);
+// Few outputs, many terms (kernels/gemm_slices.cpp).
+bool gemm_prefers_slices(const GemmProblem& problem);
+void gemm_run_slices(const GemmProblem& problem);
 
 // A product of a few microseconds (kernels/gemm_small.cpp).
 bool gemm_is_small(const GemmProblem& problem);
