@@ -260,11 +260,12 @@ static inline void apply_last(const NormArgs& args, std::int64_t begin, std::int
     const T* scales = coefficient<T>(args, kScale, set);
     const T* shifts = coefficient<T>(args, kShift, set);
     if (args.c > kWide * Vec<T>::lanes) {
-      const T* const x[] = {place<T>(args.x, args.x_strides, n, s0, 0)};
-      const bool down = goes_down(place<T>(args.out, args.out_strides, n, s0, 0), x);
       if (!plain) {  // with more arrays one of them lies badly either way
         normalize_rows_of<false, true, T>(args, piece, stream);
-      } else if (down) {
+        continue;
+      }
+      const T* const x[] = {place<T>(args.x, args.x_strides, n, s0, 0)};
+      if (goes_down(place<T>(args.out, args.out_strides, n, s0, 0), x)) {
         normalize_rows_of<true, true, T>(args, piece, stream);
       } else {
         normalize_rows_of<true, false, T>(args, piece, stream);
