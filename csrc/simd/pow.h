@@ -1,8 +1,10 @@
 // pow over the vector contract, with the special cases of C99 (Annex F).
 //
-// float32 is exp(y log x) in float64: 0.51 ULP. float64 takes the logarithm in two parts, 65 bits
-// of it, since y may multiply its error by 745: at most 2 ULP (tests/test_elementwise.py). The
-// logarithm is 2 s + s z (2/3 + 2/5 z + ...) with s = f / (2 + f), z = s^2, as in fdlibm (e_pow.c).
+// float32 is 2^(y log2 x) in float64, to 34 bits by minimax polynomials of our own: 0.51 ULP. A
+// vector of ordinary numbers leaves the special cases out: 1 M f32, 1.6 to 0.83 ms. float64
+// takes the logarithm in two parts, 65 bits of it, since y may multiply its error by 745: at most 2
+// ULP (tests/test_elementwise.py). The logarithm is 2 s + s z (2/3 + 2/5 z + ...) with s = f / (2 +
+// f), z = s^2, as in fdlibm (e_pow.c).
 #pragma once
 
 #include "simd/math.h"
@@ -74,23 +76,64 @@ HOTLOOP_SIMD Vec<double> pow_of_positive(Vec<double> x, Vec<double> y) {
   return scale(t + c(1), part.n);
 }
 
+// a + b x: the pieces of a polynomial by Estrin.
+HOTLOOP_SIMD Vec<double> line(Vec<double> x, double a, double b) {
+  return fma(set1<double>(b), x, set1<double>(a));
+}
+
+// log2(x) for positive finite x that is a float32, off by at most 2^-44 of it.
+HOTLOOP_SIMD Vec<double> log2_of_float(Vec<double> x) {
+  const Split<double> part = split_exponent(x);
+  const Vec<double> f = part.m - set1<double>(1), s = f / (set1<double>(1) + part.m);
+  const Vec<double> z = s * s, z2 = z * z;
+  const Vec<double> end = fma(line(z, 0.31990561540834624766, 0.28290139418567023241), z2,
+                              line(z, 0.57707794234751129057, 0.41220925424588542822));
+  return fma(s, fma(end, z2, line(z, 2.8853900817778499676, 0.96179669411339848769)), part.k);
+}
+
+// 2^x, off by at most 2^-34 of it; as a float32, 0 or infinity beyond +-200.
+HOTLOOP_SIMD Vec<double> exp2_of_float(Vec<double> x) {
+  const Vec<double> magic =
+      set1<double>(6755399441055744.0);  // 1.5 * 2^52: the sum's last bit is 1
+  const Vec<double> t = max_or_b(set1<double>(-200), min_or_b(set1<double>(200), x));
+  const Vec<double> sum = t + magic, r = t - (sum - magic);
+  const Vec<double> r2 = r * r;
+  const Vec<double> start = fma(line(r, 0.24022651198694958111, 0.055504103525266950075), r2,
+                                line(r, 0.99999999996162698541, 0.69314718072878693426));
+  const Vec<double> end = fma(line(r, 0.00015469315583637582631, 0.000015201834091571686854), r2,
+                              line(r, 0.0096180271794950489498, 0.0013333923134839439616));
+  const Vec<double> power = fma(end, r2 * r2, start);
+  return as_vec<double>(as_int(power) + shift_left<52>(as_int(sum)));
+}
+
+// size^y for positive finite numbers.
+HOTLOOP_SIMD Vec<float> pow_of_size(Vec<float> size, Vec<float> y) {
+  return narrow(exp2_of_float(widen_low(y) * log2_of_float(widen_low(size))),
+                exp2_of_float(widen_high(y) * log2_of_float(widen_high(size))));
+}
+
 template <class T>
 HOTLOOP_SIMD Vec<T> pow(Vec<T> x, Vec<T> y) {
-  const Vec<T> one = set1<T>(T(1)), size = abs(x), half = y * set1<T>(T(0.5));
+  const Vec<T> one = set1<T>(T(1)), none = zero<T>(), far = infinity<T>();
+  const Vec<T> size = abs(x), half = y * set1<T>(T(0.5));
   Vec<T> result;
   if constexpr (is_float<T>) {
-    result = narrow(exp(widen_low(y) * log(widen_low(size))),
-                    exp(widen_high(y) * log(widen_high(size))));
+    result = pow_of_size(size, y);
+    if (!any(!((none < x) & (x < far) & (abs(y) < far)))) return result;
+    const Mask<T> falls = y < none;
+    result = select(size == none, select(falls, far, none), result);
+    result = select(size == far, select(falls, none, far), result);
+    result = select(is_nan(x) | is_nan(y), x + y, result);
   } else {
     result = pow_of_positive(size, y);
   }
   const Mask<T> whole = floor(y) == y;
   const Mask<T> odd = whole & !(floor(half) == half);
   result = select(odd, copysign(result, x), result);
-  const Mask<T> no_number = (x < zero<T>()) & !whole & (size < infinity<T>());
+  const Mask<T> no_number = (x < none) & !whole & (size < far);
   result = select(no_number, quiet_nan<T>(), result);
-  const Mask<T> turns = (size == one) & (abs(y) == infinity<T>());
-  return select((x == one) | (y == zero<T>()) | turns, one, result);
+  const Mask<T> turns = (size == one) & (abs(y) == far);
+  return select((x == one) | (y == none) | turns, one, result);
 }
 
 }  // namespace hotloop::HOTLOOP_LEVEL::simd
