@@ -4,21 +4,21 @@
 //
 // How to use it (gemm and conv do):
 //   Tile<T> tile;
-//   tile.rows      row pointers of A: rows[tap * row_pitch + i], i < mr. A product has one tap. An
-//   implicit
-//                  im2col has kh * kw: per tap the addresses of the input pixels (or of a block of
-//                  zeros outside the image) of mr output pixels, no matter where they lie.
-//   tile.taps, tile.depth   the sum runs over taps * depth products; a_step is the stride of k in a
-//   row tile.b, tile.b_step     B, its rows b_step apart, all taps * depth of them in a sequence;
-//   nr
-//                  contiguous elements each: a packed panel (engines/pack.h) or B itself. Columns
-//                  beyond nr are never touched.
+//   tile.rows      pointers to mr rows of A; a_step is the stride of k in a row
+//   tile.depth     terms of the sum
+//   tile.b, tile.b_step     B, its rows b_step apart; nr contiguous elements each: a packed panel
+//                  (engines/pack.h) or B itself. Columns beyond nr are never touched.
 //   tile.c, tile.ldc, alpha, beta, bias (by column, or null)   C = alpha * sum + bias + beta * D,
 //   tile.from, tile.from_step   where D is `from`: C itself, or what is added to the product
 //   tile.fetch     C lies far away: ask for its lines before the sum, which hides the wait
 //   tile.keep      where B goes as a packed panel on the way, or null: only for a whole tile
 //                  (kTileRows x kTileColumns<T>). Stores, and rows fetched ahead, cost nothing
 //                  between multiplications; packing first took 9 % of a product with 128 rows.
+//   tile.copy      rows of what B will be next, brought over on the way: one every copy_every
+//   terms,
+//                  copy_rows at most; tiles of kTileRows x kTileColumns<T> do it, the others not.
+//                  A first tile that packs waits for memory: it took three times as long as the
+//                  others where B lay beyond the caches, 10 % of a product with 128 rows.
 //   tile.ahead     what is read after this: full-width tiles fetch it into L2 along the way,
 //                  ahead_step bytes for each term; null: B's first line again
 //   tile.stream    C is aligned lines that nobody reads soon: whole tiles go around the caches
@@ -54,8 +54,6 @@ constexpr int tile_rows(std::int64_t columns) {
 template <class T>
 struct Tile {
   const T* const* rows = nullptr;
-  std::int64_t row_pitch = 0;
-  std::int64_t taps = 1;
   std::int64_t depth = 0;
   std::int64_t a_step = 1;
   const T* b = nullptr;
@@ -69,14 +67,22 @@ struct Tile {
   const T* bias = nullptr;
   bool fetch = false;
   T* keep = nullptr;
+  const T* copy = nullptr;
+  T* copy_to = nullptr;
+  std::int64_t copy_step = 0;   // of the source
+  std::int64_t copy_rows = 0;   // left to copy; 0: none
+  std::int64_t copy_every = 1;  // terms
   const char* ahead = nullptr;
   std::int64_t ahead_step = 0;
   bool stream = false;
 };
 
 constexpr std::int64_t kKeepAhead = 16;  // rows of B that are fetched ahead
+constexpr std::int64_t kCopyAhead = 64;  // terms: the time that a line from memory may take
 
-template <class T, int Rows, int Vectors, bool Ragged, bool Keep = false, bool Stream = false>
+enum class Way { plain, keep, copy, stream };
+
+template <class T, int Rows, int Vectors, bool Ragged, Way kWay = Way::plain>
 [[gnu::noinline]] void tile_loop(const Tile<T>& tile, int last) {
   using V = Vec<T>;
   constexpr int kLanes = V::lanes;
@@ -98,23 +104,41 @@ template <class T, int Rows, int Vectors, bool Ragged, bool Keep = false, bool S
   const T* b = tile.b;
   const std::int64_t b_step = tile.b_step;
   const std::int64_t a_step = tile.a_step;
-  const T* const* rows = tile.rows;
   [[maybe_unused]] T* keep = tile.keep;
   [[maybe_unused]] const char* ahead = tile.ahead ? tile.ahead : reinterpret_cast<const char*>(b);
   [[maybe_unused]] const std::int64_t ahead_step = tile.ahead_step;
-  for (std::int64_t tap = 0; tap < tile.taps; ++tap) {
-    const T* row[Rows];
+  const T* row[Rows];
 #pragma GCC unroll 8
-    for (int i = 0; i < Rows; ++i) row[i] = rows[i];
-    rows += tile.row_pitch;
-    std::int64_t offset = 0;
-    for (std::int64_t p = tile.depth; p > 0; --p) {
+  for (int i = 0; i < Rows; ++i) row[i] = tile.rows[i];
+  std::int64_t offset = 0, left = tile.depth, copied = 0;
+  while (left > 0) {
+    std::int64_t run = left;
+    if constexpr (kWay == Way::copy) {
+      if (tile.copy_every < run) run = tile.copy_every;
+      const std::int64_t far = copied + 1 + kCopyAhead / tile.copy_every;
+      if (far < tile.copy_rows) {
+        const T* line = tile.copy + far * tile.copy_step;
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) simd::prefetch(line + v * kLanes);
+      }
+      if (copied < tile.copy_rows) {
+        const T* from = tile.copy + copied * tile.copy_step;
+        T* to = tile.copy_to + copied * Vectors * kLanes;
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) {
+          simd::store(to + v * kLanes, simd::load(from + v * kLanes));
+        }
+        ++copied;
+      }
+    }
+    left -= run;
+    for (; run > 0; --run) {
       V bv[Vectors];
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) {
         bv[v] = Ragged && v == Vectors - 1 ? simd::load_n(b + v * kLanes, last)
                                            : simd::load(b + v * kLanes);
-        if constexpr (Keep) {
+        if constexpr (kWay == Way::keep) {
           simd::prefetch(b + kKeepAhead * b_step + v * kLanes);
           simd::store(keep + v * kLanes, bv[v]);
         }
@@ -131,7 +155,7 @@ template <class T, int Rows, int Vectors, bool Ragged, bool Keep = false, bool S
         __builtin_prefetch(ahead, 0, 2);
         ahead += ahead_step;
       }
-      if constexpr (Keep) keep += Vectors * kLanes;
+      if constexpr (kWay == Way::keep) keep += Vectors * kLanes;
     }
   }
   // One thing after the other: with 12 of 16 registers full, alpha, beta and bias do not fit at
@@ -156,14 +180,16 @@ template <class T, int Rows, int Vectors, bool Ragged, bool Keep = false, bool S
   T* c = tile.c;
   const T* from = tile.from;
   const bool accumulate = tile.beta != T(0);  // otherwise what D holds, NaN too, is not read
-  if constexpr (Stream) {
+  if constexpr (kWay == Way::stream || kWay == Way::copy) {
+    if (tile.stream) {
 #pragma GCC unroll 8
-    for (int i = 0; i < Rows; ++i) {
+      for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) simd::stream(c + v * kLanes, sum[i][v]);
-      c += tile.ldc;
+        for (int v = 0; v < Vectors; ++v) simd::stream(c + v * kLanes, sum[i][v]);
+        c += tile.ldc;
+      }
+      return;
     }
-    return;
   }
   const V beta = simd::set1(tile.beta);
 #pragma GCC unroll 8
@@ -217,14 +243,23 @@ inline TileLoop<T> loop_for_rows(int rows) {
   return nullptr;
 }
 
+// Whether run_tile copies rows on the way.
+template <class T>
+inline bool copies_rows(const Tile<T>& tile, int mr, int nr) {
+  return tile.copy_rows > 0 && !tile.keep && mr == kTileRows && nr == kTileColumns<T>;
+}
+
 // 1 <= mr <= tile_rows<T>(nr), 1 <= nr <= kTileColumns<T>.
 template <class T>
 inline void run_tile(const Tile<T>& tile, int mr, int nr) {
   if (tile.keep) {
-    return tile_loop<T, kTileRows, kTileVectors, false, true>(tile, Vec<T>::lanes);
+    return tile_loop<T, kTileRows, kTileVectors, false, Way::keep>(tile, Vec<T>::lanes);
+  }
+  if (copies_rows(tile, mr, nr)) {
+    return tile_loop<T, kTileRows, kTileVectors, false, Way::copy>(tile, Vec<T>::lanes);
   }
   if (tile.stream && mr == kTileRows && nr == kTileColumns<T>) {
-    return tile_loop<T, kTileRows, kTileVectors, false, false, true>(tile, Vec<T>::lanes);
+    return tile_loop<T, kTileRows, kTileVectors, false, Way::stream>(tile, Vec<T>::lanes);
   }
   const int vectors = (nr + Vec<T>::lanes - 1) / Vec<T>::lanes;
   const int last = nr - (vectors - 1) * Vec<T>::lanes;

@@ -7,6 +7,7 @@
 #include "kernels/gemm.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "core/arena.h"
@@ -100,9 +101,12 @@ Plan plan_of(const GemmProblem& p) {
   return plan;
 }
 
-// A panel, and a little, so that the slots of two threads do not fall onto the same places.
+// Panels, and a little, so that the slots of two threads do not fall onto the same places.
+std::int64_t place_bytes(const Plan& plan, std::int64_t item) {
+  return blocks_of(plan.kc * plan.columns * item, 64) * 64 + 256;
+}
 std::int64_t slot_bytes(const Plan& plan, std::int64_t item) {
-  return plan.kc * plan.columns * item + 256;
+  return static_cast<std::int64_t>(sizeof(GemmSlot)) + 2 * place_bytes(plan, item);
 }
 
 struct PackRoom {
@@ -168,7 +172,10 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
   if (plan.own_b) {
     args.slots = static_cast<char*>(room.b);
     args.slot_bytes = slot_bytes(plan, item);
+    args.place_bytes = place_bytes(plan, item);
     args.slot = thread_index;
+    args.sharers = plan.threads;
+    for (int t = 0; t < plan.threads; ++t) new (args.slots + t * args.slot_bytes) GemmSlot;
   }
   const std::int64_t pack_units =
       pack.a_batches * pack.a_blocks + pack.b_batches * pack.b_panels * pack.b_slices;

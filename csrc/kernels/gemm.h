@@ -55,6 +55,14 @@ bool gemm_is_long(const GemmProblem& problem);
 // A larger B comes from memory, not from the last level of the caches.
 inline constexpr std::int64_t kGemmBeyondCaches = 12 << 20;
 
+// What a thread has in its slot, before the memory of two panels: the one its tiles read, and the
+// first rows of the one behind it, copied meanwhile.
+struct alignas(64) GemmSlot {
+  std::int64_t panel = -1;
+  std::int64_t rows = 0;   // of panel + 1
+  std::int64_t place = 0;  // of `panel`
+};
+
 // What the kernels below take: a problem whose blocks are laid out.
 struct GemmArgs {
   GemmProblem p;
@@ -71,9 +79,10 @@ struct GemmArgs {
   bool add_sums = false;           // a_sums holds the sums of earlier blocks of k
   std::int64_t sums_step = 0;      // elements of a_sums from batch (slice of k) to batch
   // Each thread packs the panels of its units into a slot of its own: nobody waits for anybody.
-  char* slots = nullptr;
-  std::int64_t slot_bytes = 0;
+  char* slots = nullptr;  // of slot_bytes: a GemmSlot, two panels of place_bytes
+  std::int64_t slot_bytes = 0, place_bytes = 0;
   int (*slot)() = nullptr;
+  int sharers = 1;  // threads, each of which takes the units of its share in order
 };
 
 // Packs blocks of A, then panels of B: units are a_batches * a_blocks, then b_batches * b_panels *

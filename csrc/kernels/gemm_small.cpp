@@ -1,6 +1,7 @@
 // Products of a few microseconds, where planning would take as long: nothing is allocated, at most
 // one unit for each thread, and only threads that are awake.
 #include <algorithm>
+#include <new>
 
 #include "kernels/driver/gemm_plan.h"
 
@@ -9,6 +10,7 @@ namespace hotloop {
 namespace {
 
 constexpr std::int64_t kTinyBytes = 32768;  // of B, packed on the stack, once for each thread
+constexpr std::int64_t kTinySlotBytes = sizeof(GemmSlot) + kTinyBytes;
 constexpr int kTinySlots = 2;
 constexpr std::int64_t kNearBytes = 128 << 10;  // of B, read where it lies
 constexpr double kSmallFlops = 5e6;             // about 40 microseconds of one thread
@@ -25,8 +27,9 @@ void run_units(const GemmProblem& p, char* slots) {
   if (packs) {
     args.column_block = (p.n + 15) / 16 * 16;
     args.slots = slots;
-    args.slot_bytes = kTinyBytes;
+    args.slot_bytes = kTinySlotBytes;
     args.slot = thread_index;
+    for (int t = 0; t < kTinySlots; ++t) new (slots + t * kTinySlotBytes) GemmSlot;
   }
   const double share = packs ? 3 * kShareFlops : kShareFlops;  // each thread packs B
   std::int64_t threads = std::min<std::int64_t>(packs ? kTinySlots : num_threads(), num_threads());
@@ -53,7 +56,7 @@ void run_units(const GemmProblem& p, char* slots) {
 
 // A frame of its own: touching the pages of so large a one costs 20 ns.
 [[gnu::noinline]] void run_packed(const GemmProblem& p) {
-  alignas(64) char slots[kTinySlots * kTinyBytes];
+  alignas(64) char slots[kTinySlots * kTinySlotBytes];
   run_units(p, slots);
 }
 

@@ -12,9 +12,10 @@ namespace hotloop::HOTLOOP_LEVEL {
 namespace {
 
 // The rows [first, first + count) times one column block, at most kTileColumns<T> wide.
+// Returns how many rows are left to copy.
 template <class T>
-void tile_rows_of_block(const GemmArgs& g, const T* a, Tile<T> tile, std::int64_t count,
-                        std::int64_t columns) {
+std::int64_t tile_rows_of_block(const GemmArgs& g, const T* a, Tile<T> tile, std::int64_t count,
+                                std::int64_t columns) {
   const std::int64_t most = tile_rows<T>(columns);
   const std::int64_t tiles = (count + most - 1) / most;  // evenly: no tile of one row at the end
   const T* rows[kMaxTileRows];
@@ -30,7 +31,15 @@ void tile_rows_of_block(const GemmArgs& g, const T* a, Tile<T> tile, std::int64_
       tile.ahead = reinterpret_cast<const char*>(a + (row + high) * g.p.a.row_step);
       tile.ahead_step = next * static_cast<std::int64_t>(sizeof(T));
     }
+    const bool copies = copies_rows(tile, static_cast<int>(high), static_cast<int>(columns));
     run_tile(tile, static_cast<int>(high), static_cast<int>(columns));
+    if (copies) {
+      const std::int64_t rows_copied =
+          least(tile.copy_rows, (tile.depth + tile.copy_every - 1) / tile.copy_every);
+      tile.copy += rows_copied * tile.copy_step;
+      tile.copy_to += rows_copied * kTileColumns<T>;
+      tile.copy_rows -= rows_copied;
+    }
     if (tile.keep) {
       tile.b = tile.keep;
       tile.b_step = kTileColumns<T>;
@@ -40,7 +49,10 @@ void tile_rows_of_block(const GemmArgs& g, const T* a, Tile<T> tile, std::int64_
     if (tile.from) tile.from += high * tile.from_step;
     row += high;
   }
+  return tile.copy_rows;
 }
+
+constexpr std::int64_t kCopyTiles = 4;  // fewer have no time for the panel behind
 
 // Whether the first tile of a panel of B leaves it packed for the others: one of full size.
 template <class T>
@@ -48,6 +60,47 @@ inline bool packs_on_the_way(const GemmArgs& g, std::int64_t count, std::int64_t
   const std::int64_t tiles = (count + kTileRows - 1) / kTileRows;
   return g.p.b.column_step == 1 && columns == kTileColumns<T> && g.column_block == columns &&
          tiles > 1 && (count + tiles - 1) / tiles == kTileRows;
+}
+
+// The panel of B for a unit, packed in the thread's slot if its first tile does not do that; and
+// what its tiles copy: the rows of the panel behind, which the same thread most likely takes next.
+template <class T>
+void take_panel(const GemmArgs& g, GemmSlot* own, std::int64_t unit, std::int64_t count,
+                std::int64_t columns, const T* b, Tile<T>* tile) {
+  const GemmProblem& p = g.p;
+  const std::int64_t panel = unit / g.row_blocks;
+  const auto place = [&](std::int64_t number) {
+    return reinterpret_cast<T*>(reinterpret_cast<char*>(own + 1) + number * g.place_bytes);
+  };
+  if (panel != own->panel) {
+    const bool is_next = panel == own->panel + 1;
+    const std::int64_t rows = is_next ? own->rows : 0;  // are there
+    if (is_next) own->place ^= 1;
+    own->panel = panel;
+    own->rows = 0;
+    if (rows == 0 && packs_on_the_way<T>(g, count, columns)) {
+      tile->keep = place(own->place);
+    } else if (rows < tile->depth) {
+      pack_block<T>(b + rows * p.b.row_step, p.b.row_step, p.b.column_step, tile->depth - rows,
+                    columns, place(own->place) + rows * g.column_block, g.column_block, columns);
+    }
+  }
+  if (!tile->keep) {
+    tile->b = place(own->place);
+    tile->b_step = g.column_block;
+  }
+  const std::int64_t tiles = p.m / kTileRows, column_block = panel % g.column_blocks;
+  const std::int64_t units = p.batches * g.column_blocks * g.row_blocks;
+  const std::int64_t next = (panel + 1) * g.row_blocks;
+  if (p.b.column_step == 1 && g.k_total == 0 && tiles > kCopyTiles &&
+      g.column_block == kTileColumns<T> && (column_block + 2) * g.column_block <= p.n &&
+      next * g.sharers / units == unit * g.sharers / units) {
+    tile->copy = b + g.panel_step + own->rows * p.b.row_step;
+    tile->copy_to = place(own->place ^ 1) + own->rows * kTileColumns<T>;
+    tile->copy_step = p.b.row_step;
+    tile->copy_rows = tile->depth - own->rows;
+    tile->copy_every = tiles - tiles / 8 - 1;  // done a little before the last tile
+  }
 }
 
 // One to three columns beside full tiles would take a third of a tile's time: dot products with the
@@ -123,7 +176,8 @@ void sum_rows(const GemmArgs& g, std::int64_t batch, std::int64_t row, std::int6
 template <class T>
 void tiles_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   const GemmProblem& p = g.p;
-  std::int64_t in_slot = -1;  // the panel that this thread has packed
+  GemmSlot* const own =
+      g.slots ? reinterpret_cast<GemmSlot*>(g.slots + g.slot_bytes * g.slot()) : nullptr;
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const std::int64_t panel = unit / g.row_blocks, rest = unit / g.column_blocks;
     const std::int64_t column_block = (g.slots ? panel : unit) % g.column_blocks;
@@ -145,25 +199,13 @@ void tiles_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     tile.from_step = p.d.row_step;
     tile.fetch = g.fetch;
     tile.stream = g.stream;
-    if (g.slots) {
-      T* slot = reinterpret_cast<T*>(g.slots + g.slot_bytes * g.slot());
-      if (panel != in_slot && packs_on_the_way<T>(g, count, columns)) {
-        tile.keep = slot;
-      } else {
-        if (panel != in_slot) {
-          pack_block<T>(b, p.b.row_step, p.b.column_step, tile.depth, columns, slot, g.column_block,
-                        columns);
-        }
-        b = slot;
-        tile.b_step = g.column_block;
-      }
-      in_slot = panel;
-    }
+    tile.b = b;
+    if (own) take_panel<T>(g, own, unit, count, columns, b, &tile);
     tile.alpha = static_cast<T>(p.alpha);
     tile.beta = static_cast<T>(p.beta);
     const T* bias = static_cast<const T*>(p.bias);
     for (std::int64_t j = 0; j < columns; j += kTileColumns<T>) {
-      tile.b = b + j;
+      if (j > 0) tile.b += kTileColumns<T>;
       tile.c = c + j;
       tile.from = from ? from + j : nullptr;
       tile.bias = bias ? bias + first + j : nullptr;
@@ -171,7 +213,8 @@ void tiles_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
       if (is_thin<T>(p, wide, tile.depth)) {
         thin_columns<T>(p, tile, batch, row, count, wide);
       } else {
-        tile_rows_of_block<T>(g, a, tile, count, wide);
+        const std::int64_t left = tile_rows_of_block<T>(g, a, tile, count, wide);
+        if (own) own->rows += tile.copy_rows - left;
       }
     }
     activate_block<T>(p, c, count, columns);
