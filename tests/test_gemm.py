@@ -53,6 +53,9 @@ def test_exact_at_the_edges_of_tiles(level, dtype, trans, rng):
         (14, 600, 900, "nn"),  # rows, several of them
         (8, 1088, 3001, "nn"),  # eight rows, with B from memory
         (66, 192, 1500, "nn"),  # panels that the first tile packs
+        (31, 1024, 100, "nn"),  # panels of which some rows are copied meanwhile
+        (44, 1096, 300, "nn"),
+        (390, 700, 257, "nn"),
         (1165, 200, 40, "nn"),  # far more rows than columns: B is packed first
         (1165, 200, 40, "nt"),
         (900, 1, 700, "nn"),  # a column of results: the transposed product
@@ -489,9 +492,12 @@ def test_values(level, dtype, shape, rng):
         assert_close(gemm(a, b_view), left @ right, k, kind="product", scale=scale)
 
 
-@pytest.mark.parametrize("k", [3, 10])
-def test_results_that_leave_the_caches(level, k, rng):
-    m, n = 6155, 1040  # 25.6 MB, the last tiles of which are not whole
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    # 25.6 MB, the last tiles of which are not whole; a panel copied while another multiplies
+    [(6155, 1040, 3), (6155, 1040, 10), (1000, 6416, 17)],
+)
+def test_results_that_leave_the_caches(level, m, n, k, rng):
     a, b = integers(rng, (m, k), np.float32), integers(rng, (k, n), np.float32)
     expected = a @ b
     np.testing.assert_array_equal(gemm(a, b), expected)
@@ -508,6 +514,7 @@ def test_results_that_leave_the_caches(level, k, rng):
         ((5, 64, 300), (5, 300, 130)),
         ((8, 3100), (3100, 1120)),
         ((131, 1030), (1030, 700)),
+        ((3, 70, 300), (3, 300, 450)),
         ((1300, 70), (70, 130)),
     ],
 )

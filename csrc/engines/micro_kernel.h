@@ -110,16 +110,18 @@ template <class T, int Rows, int Vectors, bool Ragged, Way kWay = Way::plain>
   const T* row[Rows];
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i) row[i] = tile.rows[i];
-  std::int64_t offset = 0, left = tile.depth, copied = 0;
+  std::int64_t offset = 0, left = tile.depth;
+  [[maybe_unused]] std::int64_t copied = 0, fetched = 0;
+  if constexpr (kWay == Way::copy) fetched = 1 + kCopyAhead / tile.copy_every;
   while (left > 0) {
     std::int64_t run = left;
     if constexpr (kWay == Way::copy) {
       if (tile.copy_every < run) run = tile.copy_every;
-      const std::int64_t far = copied + 1 + kCopyAhead / tile.copy_every;
-      if (far < tile.copy_rows) {
-        const T* line = tile.copy + far * tile.copy_step;
+      if (fetched < tile.copy_rows) {
+        const T* line = tile.copy + fetched * tile.copy_step;
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) simd::prefetch(line + v * kLanes);
+        ++fetched;
       }
       if (copied < tile.copy_rows) {
         const T* from = tile.copy + copied * tile.copy_step;
