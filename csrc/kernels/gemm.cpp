@@ -135,6 +135,12 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
     most /= 2;
   }
   args.row_blocks = blocks_of(p.m, most);
+  // The same number for each thread, where they are few: eleven would be five and six.
+  const std::int64_t across = p.batches * args.column_blocks;
+  const std::int64_t units = across * args.row_blocks;
+  if (!plan.own_b && units >= least && units < 4 * least) {
+    while (across * args.row_blocks % plan.threads != 0) ++args.row_blocks;
+  }
   args.row_block = blocks_of(p.m, args.row_blocks);
   if (args.row_block > 36) args.row_block = blocks_of(args.row_block, 6) * 6;
   args.row_blocks = blocks_of(p.m, args.row_block);
