@@ -245,6 +245,17 @@ inline TileLoop<T> loop_for_rows(int rows) {
   return nullptr;
 }
 
+// The rows that are copied before those which the first of these tiles fetches.
+template <class T>
+inline void fetch_first_rows(const Tile<T>& tile) {
+  std::int64_t rows = 1 + kCopyAhead / tile.copy_every;
+  if (rows > tile.copy_rows) rows = tile.copy_rows;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const T* line = tile.copy + i * tile.copy_step;
+    for (int v = 0; v < kTileVectors; ++v) simd::prefetch(line + v * Vec<T>::lanes);
+  }
+}
+
 // Whether run_tile copies rows on the way.
 template <class T>
 inline bool copies_rows(const Tile<T>& tile, int mr, int nr) {

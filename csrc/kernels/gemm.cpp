@@ -1,9 +1,9 @@
 // Plans a product: which loops, which blocks, what is packed, how it is split over threads. Sums
 // over k are cut by shape alone (kc, slices), so the bits do not depend on the number of threads.
 //
-// Blocking: a panel of B is kc x 64 f32 (128 KB at kc = 512) and stays in L2 while the row tiles of
-// A pass by, 12 KB each, in L1. All of A and the panels of at most 8 MB of B are packed by one
-// launch and read by the next; the launches are the barrier.
+// Blocking: a panel of B is kc x 64 f32 (256 KB at kc = 1024) and stays in L2 while the row tiles
+// of A pass by. All of A and the panels of at most 8 MB of B are packed by one launch and read by
+// the next; the launches are the barrier.
 #include "kernels/gemm.h"
 
 #include <algorithm>
@@ -17,6 +17,7 @@ namespace hotloop {
 
 namespace {
 
+constexpr std::int64_t kDepth = 1024;              // terms of a block of k at most
 constexpr std::int64_t kRowBytes = 576ll << 10;    // A of a unit, which stays in L2
 constexpr std::int64_t kPanelBytes = 8ll << 20;    // packed B at a time
 constexpr std::int64_t kNearBytes = 256ll << 10;   // B this small is read from L2 where it lies
@@ -52,11 +53,11 @@ Plan plan_of(const GemmProblem& p) {
   const std::int64_t item = bytes_of(p.dtype);
   plan.threads = gemm_is_parallel(p) ? num_threads() : 1;
   plan.columns = p.packed_columns > 0 ? p.packed_columns : tile_columns(p.dtype);
-  const std::int64_t slices = std::max<std::int64_t>(blocks_of(p.k, kDepthBytes / item), 1);
+  const std::int64_t slices = std::max<std::int64_t>(blocks_of(p.k, kDepth), 1);
   plan.kc = std::min(p.k, blocks_of(blocks_of(p.k, slices), 8) * 8);
   const std::int64_t depth_bytes = std::max<std::int64_t>(plan.kc, 1) * item;
   plan.nc = std::max<std::int64_t>(kPanelBytes / (depth_bytes * plan.columns), 1) * plan.columns;
-  plan.rows = std::clamp<std::int64_t>(kRowBytes / depth_bytes, 144, 1152) / 6 * 6;
+  plan.rows = std::clamp<std::int64_t>(kRowBytes / depth_bytes, 72, 1152) / 6 * 6;
   if (p.k == 0) return plan;
   // Written once and not read again: around the caches, or each line is first read into them.
   plan.stream = p.batches == 1 && p.m * p.n * item >= kStreamBytes && plan.kc >= p.k &&

@@ -100,6 +100,7 @@ void take_panel(const GemmArgs& g, GemmSlot* own, std::int64_t unit, std::int64_
     tile->copy_step = p.b.row_step;
     tile->copy_rows = tile->depth - own->rows;
     tile->copy_every = tiles - tiles / 8 - 1;  // done a little before the last tile
+    if (own->rows == 0) fetch_first_rows(*tile);
   }
 }
 
