@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -31,6 +33,12 @@ SHAPES = [
     ((1, 2, 1200, 1200), 3, 5, {"padding": 2}),
     ((1, 64, 3, 5000), 64, 3, {"padding": 1}),  # long rows
     ((64, 32, 32, 32), 32, 1, {}),
+    ((1, 16, 1, 1), 512, 5, {"padding": 100, "dilation": 40}),  # taps far apart
+    ((1, 512, 3, 3000), 8, 3, {"padding": 1}),  # rows that are cut into pieces
+    ((1, 1024, 3, 4500), 1024, 3, {"groups": 1024}),  # and strips of channels of them
+    ((1, 1, 1, 200000), 4, 3, {"padding": 1}),
+    ((1, 2, 64, 64), 2, 31, {"padding": 100, "dilation": 8, "groups": 2}),
+    ((1, 4, 300, 300), 4, 3, {"stride": 150, "padding": 1}),  # many phases without taps
 ]
 
 
@@ -86,6 +94,120 @@ def test_scratch_of_random_problems(rng, two_threads):
         how = {"stride": int(rng.integers(1, 4)), "padding": int(rng.integers(0, 3))}
         x, w = np.zeros((n, c, h, width), np.float32), np.zeros((o, c, kernel, kernel), np.float32)
         check_scratch(x, w, how)
+
+
+def test_scratch_of_random_extremes(rng, two_threads):
+    """Large strides, paddings and dilations, long and narrow images, as far as they stay small."""
+    for _ in range(60):
+        n, c, h, width, o, *kernel = (int(v) for v in 2 ** rng.uniform(0, (2, 9, 10, 10, 9, 4, 4)))
+        stride, padding, dilation = (2 ** rng.uniform(0, (4, 7, 6), (2, 3))).astype(int).T.tolist()
+        how = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
+        outs = [
+            (size + 2 * pad - spread * (taps - 1) - 1) // step + 1
+            for size, pad, spread, taps, step in zip(
+                (h, width), padding, dilation, kernel, stride, strict=True
+            )
+        ]
+        pixels = n * outs[0] * outs[1]
+        if min(outs) < 1 or n * c * h * width > 1 << 20 or c * o * kernel[0] * kernel[1] > 1 << 20:
+            continue
+        if pixels * o > 1 << 20 or pixels * o * c * kernel[0] * kernel[1] > 1 << 26:
+            continue
+        x = np.zeros((n, c, h, width), np.float32)
+        check_scratch(x, np.zeros((o, c, *kernel), np.float32), how)
+
+
+# Images whose rows are taken in pieces, taps that are copied one by one: x, w, settings.
+PIECES = [
+    ((1, 512, 3, 1600), (4, 512, 3, 3), {"padding": 1}),
+    ((1, 16, 3, 70000), (2, 16, 3, 3), {"padding": 1, "stride": (1, 3)}),
+    ((1, 300, 3, 2001), (300, 1, 5, 3), {"groups": 300, "padding": 2, "dilation": (1, 2)}),
+    ((1, 1, 70001, 1), (3, 1, 3, 1), {"padding": (1, 0)}),
+    ((1, 16, 1, 1), (70, 16, 5, 5), {"padding": 100, "dilation": 40}),
+    ((2, 40, 9, 9), (24, 40, 5, 5), {"padding": 20, "dilation": 10}),
+    ((2, 8, 9, 7), (8, 1, 5, 4), {"groups": 8, "padding": 18, "dilation": (9, 12)}),
+]
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize(("x_shape", "w_shape", "how"), PIECES, ids=str)
+def test_pieces_give_the_same_values(x_shape, w_shape, how, layout, rng):
+    def ordered(image: np.ndarray) -> np.ndarray:
+        return ref.to_nhwc(image).transpose(0, 3, 1, 2) if layout == "channels-last" else image
+
+    x = ordered(rng.integers(-2, 3, x_shape).astype(np.float32))  # sums are exact
+    w = rng.integers(-2, 3, w_shape).astype(np.float32)
+    expected = ref.conv2d(x, w, **how)
+    np.testing.assert_array_equal(kernels.conv2d(x, w, **how), expected)
+    dy = ordered(rng.integers(-2, 3, expected.shape).astype(np.float32))
+    np.testing.assert_array_equal(
+        kernels.conv2d_backward_input(dy, w, x_shape, **how),
+        ref.conv2d_backward_input(dy, w, x_shape, **how),
+    )
+    np.testing.assert_array_equal(
+        kernels.conv2d_backward_weight(dy, x, w_shape, **how),
+        ref.conv2d_backward_weight(dy, x, w_shape, **how),
+    )
+
+
+def test_pooled_pieces_give_the_same_values(rng):
+    x = rng.integers(-2, 3, (1, 512, 4, 1603)).astype(np.float32)
+    w = rng.integers(-2, 3, (5, 512, 3, 3)).astype(np.float32)
+    y, taps = kernels.conv2d_relu_max_pool2d(x, w, padding=1, return_indices=True)
+    whole = np.maximum(ref.conv2d(x, w, padding=1), 0)
+    pooled, where = kernels.max_pool2d(whole, 2, return_indices=True)
+    np.testing.assert_array_equal(y, pooled)
+    np.testing.assert_array_equal(taps[pooled > 0], where[pooled > 0])
+
+
+# The whole process at its peak, tables and all: 120 MB of weights, 31x31.
+PEAK = """
+import gc, sys
+import numpy as np
+import hotloop as hl
+from hotloop import kernels as k
+
+def value(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(key)) << 10
+
+hl.set_num_threads(2)
+k.conv2d(np.ones((1, 8, 40, 40), np.float32), np.ones((8, 8, 3, 3), np.float32))  # threads
+x, w = np.ones((1, 1024, 4, 4), np.float32), np.ones((32, 1024, 31, 31), np.float32)
+y, dx, dw = np.ones((1, 32, 4, 4), np.float32), np.ones_like(x), np.ones_like(w)
+hl._core.arena_trim()
+gc.collect()
+try:
+    with open("/proc/self/clear_refs", "w") as peak:
+        peak.write("5")  # from here on
+    before = value("VmRSS:")
+    assert value("VmHWM:") <= before + (8 << 20)
+except (OSError, AssertionError):
+    print("unknown")
+    sys.exit()
+{call}
+print(value("VmHWM:") - before)
+"""
+WEIGHTS = 4 * 32 * 1024 * 31 * 31
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "k.conv2d(x, w, padding=15, out=y)",
+        "k.conv2d_backward_input(y, w, x.shape, padding=15, out=dx)",
+        "k.conv2d_backward_weight(y, x, w.shape, padding=15, out=dw)",
+    ],
+    ids=["forward", "input", "weight"],
+)
+def test_tables_count_as_well(call):
+    text = PEAK.replace("{call}", call)
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, check=True, timeout=120
+    )
+    if done.stdout.strip() == "unknown":
+        pytest.skip("the system does not tell the peak of a process")
+    assert int(done.stdout) <= 1.125 * (MOST_SCRATCH + WEIGHTS)
 
 
 GUARDED = """

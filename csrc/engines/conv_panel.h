@@ -52,63 +52,101 @@ template <class T, bool Whole>
   }
 }
 
-// Terms [first, last), by their place in w, of one panel; its term 0 would lie at `panel`. Where
-// columns are far apart, a vector of them through all terms: as many streams as the machine sees.
+// One run of the weights' channels: its tables, and where it and its panel begin.
 template <class T>
-void pack_turned(const ConvPackArgs& args, const PanelPlace& place, std::int64_t first,
-                 std::int64_t last, T* panel) {
+struct PackedRun {
+  const ConvPackRun& table;
+  const T* w;
+  T* panel;
+  const ConvPackRun* next;  // the run behind it, or null
+  std::int64_t run_step;
+
+  PackedRun(const ConvPackArgs& args, const PanelPlace& place, std::int64_t index, T* whole_panel)
+      : table(table_of(args, index)), run_step(args.run_step) {
+    w = static_cast<const T*>(args.w) + place.group * args.stride_group +
+        place.block * kBlock<T> * args.stride_column + index * args.run_step;
+    panel = whole_panel + index * args.run.terms * place.blocks * kBlock<T>;
+    next = (index + 1) * args.run.terms < args.depth ? &table_of(args, index + 1) : nullptr;
+  }
+
+  static const ConvPackRun& table_of(const ConvPackArgs& args, std::int64_t index) {
+    return (index + 1) * args.run.terms <= args.depth ? args.run : args.last;
+  }
+  std::int64_t place(std::int64_t step) const { return table.term[table.order[step]]; }
+  // From a term to the one that is read `distance` steps later.
+  std::int64_t ahead(std::int64_t step, std::int64_t distance) const {
+    const std::int64_t later = step + distance, behind = later - table.terms;
+    if (behind < 0) return place(later) - place(step);
+    if (!next || behind >= next->terms) return 0;
+    return run_step + next->term[next->order[behind]] - place(step);
+  }
+};
+
+// Terms [first, last) of a run, by their place in w. Where columns are far apart, a vector of them
+// through all terms: as many streams as the machine sees.
+template <class T>
+void pack_turned(const PackedRun<T>& run, const PanelPlace& place, std::int64_t stride_column,
+                 std::int64_t first, std::int64_t last) {
   constexpr int kLanes = simd::Vec<T>::lanes;
-  const std::int64_t width = place.blocks * kBlock<T>;
-  const T* w = static_cast<const T*>(args.w) + place.group * args.stride_group +
-               place.block * kBlock<T> * args.stride_column;
+  const std::int64_t width = place.blocks * kBlock<T>, dense = run.table.dense;
   for (std::int64_t column = 0; column < width; column += kLanes) {
     const std::int64_t rest = place.columns - column;
     const int lanes = rest >= kLanes ? kLanes : rest > 0 ? static_cast<int>(rest) : 0;
     for (std::int64_t step = first; step < last;) {
-      std::int64_t count = args.dense - step % args.dense;
+      std::int64_t count = dense - step % dense;
       if (count > last - step) count = last - step;
       if (count > kLanes) count = kLanes;
-      const T* from = w + args.term[args.order[step]] + column * args.stride_column;
-      const std::int64_t later = step + kPackAhead < args.depth ? step + kPackAhead : step;
-      const std::int64_t ahead = args.term[args.order[later]] - args.term[args.order[step]];
+      const T* from = run.w + run.place(step) + column * stride_column;
       const bool whole = lanes == kLanes && count == kLanes;
-      (whole ? pack_block<T, true> : pack_block<T, false>)(from, args.stride_column, lanes,
-                                                           panel + column, args.order + step,
-                                                           static_cast<int>(count), width, ahead);
+      (whole ? pack_block<T, true>
+             : pack_block<T, false>)(from, stride_column, lanes, run.panel + column,
+                                     run.table.order + step, static_cast<int>(count), width,
+                                     run.ahead(step, kPackAhead));
       step += count;
     }
   }
 }
 
 template <class T>
-void pack_terms(const ConvPackArgs& args, const PanelPlace& place, std::int64_t first,
-                std::int64_t last, T* panel) {
+void pack_run(const PackedRun<T>& run, const PanelPlace& place, std::int64_t stride_column,
+              std::int64_t first, std::int64_t last) {
   constexpr int kLanes = simd::Vec<T>::lanes;
-  if (args.dense >= 4 && args.stride_column != 1) {
-    return pack_turned(args, place, first, last, panel);
-  }
   const std::int64_t width = place.blocks * kBlock<T>;
-  const T* w = static_cast<const T*>(args.w) + place.group * args.stride_group +
-               place.block * kBlock<T> * args.stride_column;
   for (std::int64_t step = first; step < last; ++step) {
-    const T* from = w + args.term[args.order[step]];
-    const std::int64_t later = step + kRowsAhead < args.depth ? step + kRowsAhead : step;
-    const T* ahead = w + args.term[args.order[later]];
-    T* to = panel + args.order[step] * width;
+    const T* from = run.w + run.place(step);
+    const std::int64_t ahead = run.ahead(step, kRowsAhead);
+    T* to = run.panel + run.table.order[step] * width;
     for (std::int64_t column = 0; column < width; column += kLanes) {
       const std::int64_t rest = place.columns - column;
       const int lanes = rest >= kLanes ? kLanes : rest > 0 ? static_cast<int>(rest) : 0;
-      const T* at = from + column * args.stride_column;
+      const T* at = from + column * stride_column;
       simd::Vec<T> values = simd::zero<T>();
-      if (lanes > 0 && args.stride_column == 1) {
+      if (lanes > 0 && stride_column == 1) {
         values = simd::load_n(at, lanes);
-        __builtin_prefetch(ahead + column, 0, 2);
+        __builtin_prefetch(at + ahead, 0, 2);
       }
-      if (lanes > 0 && args.stride_column != 1) {
-        values = simd::load_strided(at, args.stride_column, lanes);
+      if (lanes > 0 && stride_column != 1) {
+        values = simd::load_strided(at, stride_column, lanes);
       }
       simd::store(to + column, values);
     }
+  }
+}
+
+// Terms [first, last) of one panel, run by run in the order of w; its term 0 would lie at `panel`.
+template <class T>
+void pack_terms(const ConvPackArgs& args, const PanelPlace& place, std::int64_t first,
+                std::int64_t last, T* panel) {
+  while (first < last) {
+    const std::int64_t index = first / args.run.terms, begin = index * args.run.terms;
+    const std::int64_t end = last < begin + args.run.terms ? last : begin + args.run.terms;
+    const PackedRun<T> run(args, place, index, panel);
+    if (run.table.dense >= 4 && args.stride_column != 1) {
+      pack_turned(run, place, args.stride_column, first - begin, end - begin);
+    } else {
+      pack_run(run, place, args.stride_column, first - begin, end - begin);
+    }
+    first = end;
   }
 }
 

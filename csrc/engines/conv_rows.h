@@ -89,10 +89,5 @@ inline std::int64_t slide_rows(const ConvSlab& slab, const T* image, std::int64_
   return count;
 }
 
-// Rows of a copied slab, its border with them.
-inline std::int64_t slab_height(const ConvSlab& slab) {
-  return (slab.rows - 1) * slab.step_h + slab.span_h;
-}
-
 }  // namespace
 }  // namespace hotloop::HOTLOOP_LEVEL

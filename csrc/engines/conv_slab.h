@@ -47,24 +47,41 @@ struct SlabCopy {
     if (begin > end || end <= 0) begin = end = 0;
   }
 
-  std::int64_t full_height() const { return (slab.rows - 1) * slab.step_h + slab.span_h; }
-
   // Row `row` of plane `index` of the slab, counted through its images.
   void copy_row(std::int64_t index, std::int64_t row, T* slab_to) const {
     const std::int64_t pitch = slab.pitch, row_size = slab.width * pitch;
-    const std::int64_t image = index / slab.span_d;
-    const std::int64_t plane = part.plane * slab.step_d + slab.front + index % slab.span_d;
-    const std::int64_t at = part.row * slab.step_h + slab.top + row;
-    T* to = slab_to + (index * full_height() + row) * row_size;
-    if (at < 0 || at >= slab.h || plane < 0 || plane >= slab.d || begin >= end) {
-      return fill_zeros(to, row_size);
-    }
-    const T* from = data + (part.image + image) * slab.stride_n + plane * slab.stride_d +
-                    at * slab.stride_h + (slab.left + begin) * slab.stride_w;
+    const std::int64_t image = index / slab.planes, nth = index % slab.planes;
+    const std::int64_t plane =
+        part.plane * slab.step_d + slab.front + (slab.plane_shift ? slab.plane_shift[nth] : nth);
+    const std::int64_t at =
+        part.row * slab.step_h + slab.top +
+        (slab.row_shift ? row % slab.rows * slab.step_h + slab.row_shift[row / slab.rows] : row);
+    T* to = slab_to + (index * slab.height + row) * row_size;
+    if (at < 0 || at >= slab.h || plane < 0 || plane >= slab.d) return fill_zeros(to, row_size);
+    const T* from =
+        data + (part.image + image) * slab.stride_n + plane * slab.stride_d + at * slab.stride_h;
+    if (slab.col_shift) return copy_taps(from, to);
+    if (begin >= end) return fill_zeros(to, row_size);
     fill_zeros(to, begin * pitch);
-    copy_pixels(to + begin * pitch, pitch, from, slab.stride_w, slab.stride_c, end - begin,
-                channels);
+    copy_pixels(to + begin * pitch, pitch, from + (slab.left + begin) * slab.stride_w,
+                slab.stride_w, slab.stride_c, end - begin, channels);
     fill_zeros(to + end * pitch, (slab.width - end) * pitch);
+  }
+
+  // The columns of a row that each tap reads, tap by tap.
+  void copy_taps(const T* row, T* to) const {
+    const std::int64_t step = slab.step_w, count = slab.out_w, pitch = slab.pitch;
+    for (std::int64_t tap = 0; tap < slab.width / count; ++tap, to += count * pitch) {
+      const std::int64_t first = slab.left + slab.col_shift[tap];
+      std::int64_t last = first < slab.w ? (slab.w - first + step - 1) / step : 0;
+      if (last > count) last = count;
+      std::int64_t begin_at = first < 0 ? (step - 1 - first) / step : 0;
+      if (begin_at > last) begin_at = last;
+      fill_zeros(to, begin_at * pitch);
+      copy_pixels(to + begin_at * pitch, pitch, row + (first + begin_at * step) * slab.stride_w,
+                  step * slab.stride_w, slab.stride_c, last - begin_at, channels);
+      fill_zeros(to + last * pitch, (count - last) * pitch);
+    }
   }
 };
 
@@ -72,8 +89,9 @@ template <class T>
 inline void fill_slab(const ConvSlab& slab, const SlabPart& part, std::int64_t first,
                       std::int64_t channels, T* to) {
   const SlabCopy<T> copy(slab, part, first, channels);
-  const std::int64_t height = (part.rows - 1) * slab.step_h + slab.span_h;
-  for (std::int64_t index = 0; index < part.images * slab.span_d; ++index) {
+  const std::int64_t height =
+      slab.row_shift ? slab.height : (part.rows - 1) * slab.step_h + slab.span_h;
+  for (std::int64_t index = 0; index < part.images * slab.planes; ++index) {
     for (std::int64_t row = 0; row < height; ++row) copy.copy_row(index, row, to);
   }
 }

@@ -16,16 +16,40 @@ inline simd::Vec<T> sum_chunks(const ConvWeightSumArgs& args, const T* partial) 
   return sum;
 }
 
+// The terms of dw in the order of its memory, from term `step` of that order on.
+struct TermWalk {
+  const ConvWeightSumArgs& args;
+  std::int64_t first, tap, channel;  // of a run: its first channel, and one of its terms
+
+  TermWalk(const ConvWeightSumArgs& a, std::int64_t step) : args(a) {
+    const std::int64_t run_terms = args.taps * args.run, rest = step % run_terms;
+    first = step / run_terms * args.run;
+    tap = args.by_channel ? rest % args.taps : rest / args.run;
+    channel = args.by_channel ? rest / args.taps : rest % args.run;
+  }
+  std::int64_t term() const { return first * args.taps + tap * args.run + channel; }
+  std::int64_t place() const { return args.place[tap] + (first + channel) * args.stride_channel; }
+  void step() {
+    std::int64_t& inner = args.by_channel ? tap : channel;
+    std::int64_t& outer = args.by_channel ? channel : tap;
+    if (++inner < (args.by_channel ? args.taps : args.run)) return;
+    inner = 0;
+    if (++outer < (args.by_channel ? args.run : args.taps)) return;
+    outer = 0;
+    first += args.run;
+  }
+};
+
 // `count` terms that are neighbours in dw, for one vector of columns: columns turned into rows of
 // dw.
 template <class T>
 [[gnu::noinline]] void sum_block(const ConvWeightSumArgs& args, const T* partial,
-                                 std::int64_t pitch, const std::int64_t* order, int count, T* dw,
+                                 std::int64_t pitch, const std::int64_t* terms, int count, T* dw,
                                  int columns) {
   using V = simd::Vec<T>;
   V row[V::lanes];
   for (int i = 0; i < V::lanes; ++i) {
-    row[i] = i < count ? sum_chunks(args, partial + order[i] * pitch) : simd::zero<T>();
+    row[i] = i < count ? sum_chunks(args, partial + terms[i] * pitch) : simd::zero<T>();
   }
   transpose_registers<T>(row);
 #pragma GCC unroll 16
@@ -42,6 +66,7 @@ void sum_terms(const ConvWeightSumArgs& args, const T* partial, std::int64_t col
   constexpr int kLanes = simd::Vec<T>::lanes;
   const bool turned = args.dense >= 4 && args.stride_column != 1;
   const std::int64_t left = args.columns.columns - column, columns = left < pitch ? left : pitch;
+  TermWalk walk(args, first);
   for (std::int64_t step = first; step < last;) {
     std::int64_t count = 1;
     if (turned) {
@@ -49,16 +74,17 @@ void sum_terms(const ConvWeightSumArgs& args, const T* partial, std::int64_t col
       if (count > last - step) count = last - step;
       if (count > kLanes) count = kLanes;
     }
-    const std::int64_t k = args.order[step];
-    T* to = dw + args.term[k] + column * args.stride_column;
+    T* to = dw + walk.place() + column * args.stride_column;
+    std::int64_t terms[kLanes];
+    for (std::int64_t i = 0; i < count; ++i, walk.step()) terms[i] = walk.term();
     for (std::int64_t c = 0; c < columns; c += kLanes) {
       const int lanes = columns - c < kLanes ? static_cast<int>(columns - c) : kLanes;
       T* at = to + c * args.stride_column;
       if (turned) {
-        sum_block(args, partial + c, pitch, args.order + step, static_cast<int>(count), at, lanes);
+        sum_block(args, partial + c, pitch, terms, static_cast<int>(count), at, lanes);
         continue;
       }
-      const simd::Vec<T> sum = sum_chunks(args, partial + c + k * pitch);
+      const simd::Vec<T> sum = sum_chunks(args, partial + c + terms[0] * pitch);
       if (args.stride_column == 1) {
         simd::store_upto(at, sum, lanes);
       } else {

@@ -69,12 +69,15 @@ ConvTilesArgs pass_tiles(const ConvProblem& problem, const Source& source, const
   const ConvSlab& slab = tables.plan.slab;
   const std::int64_t item = bytes_of(problem.dtype), channels = source.channels / problem.groups;
   const Table offsets = tap_offsets(slab, axes);
-  tables.tap.reserve(static_cast<std::size_t>(axes.taps() * channels));
-  each_term(
-      axes, channels, shape.run_channels,
-      [&](std::int64_t index, std::int64_t, std::int64_t, std::int64_t, std::int64_t channel) {
-        tables.tap.push_back(offsets[static_cast<std::size_t>(index)] + channel);
-      });
+  const std::int64_t last = shape.run_channels > 0 ? channels % shape.run_channels : 0;
+  tables.tap.reserve(static_cast<std::size_t>(axes.taps() * (shape.run_channels + last)));
+  for (const std::int64_t run : {std::min(channels, shape.run_channels), last}) {
+    for (const std::int64_t offset : offsets) {
+      for (std::int64_t channel = 0; channel < run; ++channel) {
+        tables.tap.push_back(offset + channel);
+      }
+    }
+  }
   TapRanges& row_ranges = tables.row_ranges;
   row_ranges = taps_inside(rows, source.h);
   if (planes.taps() > 1) {  // rows of taps of several planes: all are read
@@ -110,7 +113,12 @@ ConvTilesArgs pass_tiles(const ConvProblem& problem, const Source& source, const
   args.y_stride_d = planes.out_step * y.stride_d;
   args.y_stride_h = rows.out_step * y.stride_h;
   args.y_pixel = tables.y_pixel.data();
-  args.residual = {residual.data, residual.stride_n, residual.stride_d, residual.stride_h,
+  const auto* added = static_cast<const char*>(residual.data);
+  if (added) {
+    added += item * (planes.out_first * residual.stride_d + rows.out_first * residual.stride_h +
+                     cols.out_first * residual.stride_w);
+  }
+  args.residual = {added, residual.stride_n, residual.stride_d, residual.stride_h,
                    tables.residual_pixel.data()};
   args.activation = epilogue.activation;
   args.activation_alpha = epilogue.activation_alpha;
@@ -133,12 +141,28 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
       depthwise ? plan_row_taps(dtype, source, axes, cols.out_step * y.stride_w) : ConvRowTaps{};
   const bool strips = row_taps.strip > 0;
   const std::int64_t item = bytes_of(dtype);
+  const std::int64_t copied = strips ? row_taps.strip : source.channels;
+  const bool by_row_taps = row_taps.count > 0 && !strips;
+  const bool in_place = by_row_taps || (!strips && reads_in_place(source, axes));
+  const std::int64_t strip_bytes_of_column = pools ? 2 * kPanelBlocks * kBlockBytes : 0;
+  const std::int64_t some_rows = std::min(rows.count, kListedPixels);
+  const std::int64_t some_cols =
+      columns_at_once(axes, in_place ? 0 : copied * item, strip_bytes_of_column);
+  if (some_rows < rows.count || some_cols < cols.count) {
+    for (std::int64_t row = 0; row < rows.count; row += some_rows) {
+      for (std::int64_t col = 0; col < cols.count; col += some_cols) {
+        const PassAxes piece{planes, piece_of(rows, row, std::min(some_rows, rows.count - row)),
+                             piece_of(cols, col, std::min(some_cols, cols.count - col))};
+        run_pass(problem, source, piece, groups, group_columns, weights, epilogue, y, packed, taps);
+      }
+    }
+    return;
+  }
   // An image that weights outweigh is not cut into more pieces than threads need: each of them
   // reads all weights.
   const bool heavy = depth * group_columns > source.h * source.w * channels * planes.span;
   PassTables tables;
-  tables.plan = plan_slabs(dtype, source, axes, strips ? row_taps.strip : source.channels,
-                           group_columns * groups, pixel_work,
+  tables.plan = plan_slabs(dtype, source, axes, copied, group_columns * groups, pixel_work,
                            pack_groups * columns.panels * (heavy ? 2 : 1), strips, pools ? 2 : 1);
   const SlabPlan& plan = tables.plan;
   const ConvSlab& slab = plan.slab;
@@ -171,7 +195,6 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   }
   const std::int64_t units = slab.count * splits;
   Split split = split_for(units, work / static_cast<double>(units), problem.interruptible);
-  const bool in_place = slab.direct || (row_taps.count > 0 && !strips);
   const std::int64_t slab_bytes =
       in_place ? 0 : ceil_div(slab.size * item, kBlockBytes) * kBlockBytes;
   const std::int64_t run_bytes = pack_late ? axes.taps() * run_channels * panel_bytes : 0;
@@ -191,11 +214,13 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   args.row_taps = row_taps;
   ConvPoolTarget pool{};
   if (pools) {
-    pool = {y.data,
+    const std::int64_t row = rows.out_first / 2, col = cols.out_first / 2;
+    auto* const all_taps = static_cast<std::uint8_t*>(taps->data);
+    pool = {static_cast<char*>(y.data) + item * (row * y.stride_h + col * y.stride_w),
             y.stride_n,
             y.stride_h,
             y.stride_w,
-            static_cast<std::uint8_t*>(taps->data),
+            all_taps ? all_taps + row * taps->stride_h + col * taps->stride_w : nullptr,
             taps->stride_n,
             taps->stride_h,
             taps->stride_w,

@@ -42,9 +42,13 @@ struct ConvSlab {
   std::int64_t step_d, step_h;                  // source planes, rows per output plane, row
   std::int64_t front, top, left;                // of the first slab, may be negative
   std::int64_t span_d, span_h;                  // source planes, rows under one output pixel
-  std::int64_t width;                           // source columns of a slab
-  std::int64_t pitch;                           // elements from pixel to pixel of a copied slab
-  std::int64_t size;                            // elements of a copied slab
+  std::int64_t step_w;                          // source columns per output column
+  // A copied slab: planes, rows and columns of an image. Where taps lie far apart, what no tap
+  // reads is left out: an axis is [tap][output position] then, and its shifts are here.
+  std::int64_t planes, height, width;
+  const std::int64_t *plane_shift, *row_shift, *col_shift;  // null: all from the first to the last
+  std::int64_t pitch;  // elements from pixel to pixel of a copied slab
+  std::int64_t size;   // elements of a copied slab
   bool direct;
   const std::int64_t* pixel;  // [images * rows * out_w]
 };
@@ -72,14 +76,20 @@ struct ConvRowTaps {
 };
 inline constexpr std::int64_t kStripBlocks = 4;
 
-// Weights w[group, k, column] into panels. A unit is (group, panel, run of kPackRun terms).
+// A run of channels of the weights: all taps of each.
+struct ConvPackRun {
+  const std::int64_t* term;   // [terms]: where a term lies, from the run's first channel on
+  const std::int64_t* order;  // [terms]: the terms by their place in w
+  std::int64_t terms;
+  std::int64_t dense;  // so many terms after one another in that order are neighbours in w
+};
+// Weights w[group, k, column] into panels. A unit is (group, panel, kPackRun terms).
 inline constexpr std::int64_t kPackRun = 128;
 struct ConvPackArgs {
   DType dtype;
   const void* w;
-  const std::int64_t* term;   // [depth]: where term k lies
-  const std::int64_t* order;  // [depth]: the terms by their place in w
-  std::int64_t dense;         // so many terms after one another in that order are neighbours in w
+  ConvPackRun run, last;  // of each run; of the last one where it is shorter
+  std::int64_t run_step;  // elements of w from run to run
   std::int64_t depth, groups, stride_group, stride_column;
   ConvColumns columns;
   void* packed;  // [group][panel][depth][columns of the panel]
@@ -114,7 +124,7 @@ struct ConvPixel {
 struct ConvTilesArgs {
   DType dtype;
   ConvSlab slab;
-  const std::int64_t* tap;                   // [depth]
+  const std::int64_t* tap;                   // of a run's terms, then of a last one's if shorter
   std::int64_t depth, groups, stride_group;  // of the source, from group to group
   // The sum runs over `run_channels` channels at a time, all taps of each: k = (run, tap, channel).
   std::int64_t taps, taps_w, channels, run_channels;
@@ -172,9 +182,12 @@ struct ConvWeightSumArgs {
   std::int64_t chunks, chunk_size, depth, groups, parts;
   ConvColumns columns;
   void* dw;
-  const std::int64_t* term;   // [depth]: where term k lies in dw
-  const std::int64_t* order;  // as in ConvPackArgs
-  std::int64_t dense;
+  // k = (run, tap, channel of the run) lies at place[tap] + channel * stride_channel of dw; in the
+  // order of dw the taps of a channel follow one another, or the other way round.
+  const std::int64_t* place;  // [taps]
+  std::int64_t taps, run, stride_channel;
+  bool by_channel;
+  std::int64_t dense;  // as in ConvPackRun
   std::int64_t stride_group, stride_column;
 };
 
@@ -204,6 +217,7 @@ struct ConvWeightArgs {
   // dw while it is in cache. Null: partials are added by a launch of their own.
   const ConvWeightSumArgs* sum;
   std::int64_t partial_at;
+  bool adds;  // to what the partials hold
   ConvScratch scratch;
   ConvScratch orders;  // for by_rows: offsets of a slab's pixels
 };

@@ -48,6 +48,7 @@ bool conv_narrow_input(const ConvProblem& p, const ConvImage& dy, const ConvKern
   const std::int64_t reach = (p.out_w - 1) * p.stride_w * p.c + pitch;
   const std::int64_t row_size =
       ceil_div(std::max(reach, (p.padding_w + p.w) * p.c) + block, block) * block;
+  if (row_size * item > kMostSlabBytes) return false;
   const std::int64_t weight_bytes = p.kh * p.o * pitch * item;
   const bool has_bias = epilogue.bias != nullptr;
   const Scratch packed(static_cast<std::size_t>(weight_bytes + (has_bias ? p.w * p.c * item : 0)));

@@ -30,39 +30,52 @@ PackShape pack_shape(DType dtype, std::int64_t channels, std::int64_t groups,
   return shape;
 }
 
+ConvPackRun run_of(const RunTables& tables) {
+  const auto terms = static_cast<std::int64_t>(tables.term.size());
+  return {tables.term.data(), tables.order.data(), terms,
+          terms > 0 ? dense_run(tables.term, tables.order) : 1};
+}
+
 void plan_pack(DType dtype, PassWeights w, const PassAxes& axes, std::int64_t channels,
                const PackShape& shape, void* packed, PackPlan& plan) {
   if (shape.depthwise) w.stride_column = w.stride_group;
-  const std::int64_t run_channels = shape.run_channels;
-  Table& term = plan.term;
-  each_term(axes, channels, run_channels,
-            [&](std::int64_t, std::int64_t plane, std::int64_t row, std::int64_t col,
-                std::int64_t channel) {
-              term.push_back(plane * w.stride_plane + row * w.stride_row + col * w.stride_col +
-                             channel * w.stride_channel);
-            });
-  const std::int64_t depth = static_cast<std::int64_t>(term.size());
-  // Reading w as it lies keeps its cache lines: the taps of a channel one after the other where
-  // they are closer than the channels; backwards where the taps are turned.
   const std::int64_t taps = axes.taps();
-  Table& order = plan.order;
-  order.reserve(term.size());
-  for (std::int64_t first = 0; first < channels && taps > 0; first += run_channels) {
-    const std::int64_t count = std::min(run_channels, channels - first), begin = first * taps;
-    const bool backwards = term[static_cast<std::size_t>(begin)] >
-                           term[static_cast<std::size_t>(begin + (taps - 1) * count)];
+  const auto tables_of = [&](std::int64_t count, RunTables& tables) {
+    Table& term = tables.term;
+    term.reserve(static_cast<std::size_t>(taps * count));
+    each_term(axes, count, count,
+              [&](std::int64_t, std::int64_t plane, std::int64_t row, std::int64_t col,
+                  std::int64_t channel) {
+                term.push_back(plane * w.stride_plane + row * w.stride_row + col * w.stride_col +
+                               channel * w.stride_channel);
+              });
+    if (term.empty()) return;
+    // Reading w as it lies keeps its cache lines: the taps of a channel one after the other where
+    // they are closer than the channels; backwards where the taps are turned.
+    const bool backwards = term[0] > term[static_cast<std::size_t>((taps - 1) * count)];
     const auto tap_at = [&](std::int64_t tap) { return backwards ? taps - 1 - tap : tap; };
     const bool by_channel = w.stride_channel > w.stride_col;
+    tables.order.reserve(term.size());
     for (std::int64_t step = 0; step < taps * count; ++step) {
       const std::int64_t channel = by_channel ? step / taps : step % count;
       const std::int64_t tap = tap_at(by_channel ? step % taps : step / count);
-      order.push_back(begin + tap * count + channel);
+      tables.order.push_back(tap * count + channel);
     }
-  }
-  plan.args = {
-      dtype, w.data,       term.data(),    order.data(),    depth > 0 ? dense_run(term, order) : 1,
-      depth, shape.groups, w.stride_group, w.stride_column, shape.columns,
-      packed};
+  };
+  const std::int64_t run_channels = shape.run_channels;
+  tables_of(std::min(channels, run_channels), plan.run);
+  if (run_channels > 0) tables_of(channels % run_channels, plan.last);
+  plan.args = {dtype,
+               w.data,
+               run_of(plan.run),
+               run_of(plan.last),
+               run_channels * w.stride_channel,
+               taps * channels,
+               shape.groups,
+               w.stride_group,
+               w.stride_column,
+               shape.columns,
+               packed};
 }
 
 void run_pack(const PackShape& shape, const ConvPackArgs& args) {

@@ -34,29 +34,34 @@ void plan_panel_pack(DType dtype, const PassWeights& w, const std::vector<PassAx
             [&](std::int64_t a, std::int64_t b) { return place_of(a) < place_of(b); });
   // Read as it lies: the taps of a channel one after the other where channels are further apart.
   const bool by_channel = w.stride_channel > place_of(by_place.back()) - place_of(by_place.front());
-  Table& term = plan.term;
-  Table& order = plan.order;
-  term.reserve(static_cast<std::size_t>(shape.depth));
-  order.reserve(static_cast<std::size_t>(shape.depth));
-  for (std::int64_t first = 0; first < channels; first += shape.run_channels) {
-    const std::int64_t count = std::min(shape.run_channels, channels - first);
-    const std::int64_t begin = static_cast<std::int64_t>(term.size());
+  const auto tables_of = [&](std::int64_t count, RunTables& tables) {
+    Table& order = tables.order;
     for (const std::int64_t at : place) {
-      for (std::int64_t channel = first; channel < first + count; ++channel) {
-        term.push_back(at + channel * w.stride_channel);
+      for (std::int64_t channel = 0; channel < count; ++channel) {
+        tables.term.push_back(at + channel * w.stride_channel);
       }
     }
     for (std::int64_t outer = 0; by_channel && outer < count; ++outer) {
-      for (const std::int64_t tap : by_place) order.push_back(begin + tap * count + outer);
+      for (const std::int64_t tap : by_place) order.push_back(tap * count + outer);
     }
     for (std::size_t outer = 0; !by_channel && outer < by_place.size(); ++outer) {
       for (std::int64_t channel = 0; channel < count; ++channel) {
-        order.push_back(begin + by_place[outer] * count + channel);
+        order.push_back(by_place[outer] * count + channel);
       }
     }
-  }
-  plan.args = {dtype,       w.data,       term.data(),    order.data(),    dense_run(term, order),
-               shape.depth, shape.groups, w.stride_group, w.stride_column, shape.columns,
+  };
+  tables_of(shape.run_channels, plan.run);
+  tables_of(channels % shape.run_channels, plan.last);
+  plan.args = {dtype,
+               w.data,
+               run_of(plan.run),
+               run_of(plan.last),
+               shape.run_channels * w.stride_channel,
+               shape.depth,
+               shape.groups,
+               w.stride_group,
+               w.stride_column,
+               shape.columns,
                nullptr};
 }
 
@@ -68,7 +73,7 @@ bool run_panels(const ConvProblem& problem, const Source& source,
                 const ConvEpilogue& epilogue, const Destination& y, const void* packed) {
   const std::int64_t item = bytes_of(problem.dtype), channels = source.channels / groups;
   std::vector<PassAxes> passes;
-  std::int64_t taps = 0;
+  std::int64_t taps = 0, pixels = 0;
   double work = 0, image_elements = 0;
   for (const PassAxes& axes : all_passes) {
     const auto& [planes, rows, cols] = axes;
@@ -76,6 +81,7 @@ bool run_panels(const ConvProblem& problem, const Source& source,
     if (axes.taps() == 0 || planes.taps() != 1 || planes.count != 1) return false;
     passes.push_back(axes);
     taps += axes.taps();
+    pixels += rows.count * cols.count;
     const auto height = static_cast<double>((rows.count - 1) * rows.step + rows.span);
     const auto width = static_cast<double>((cols.count - 1) * cols.step + cols.span);
     image_elements += height * width * static_cast<double>(source.channels);
@@ -90,6 +96,7 @@ bool run_panels(const ConvProblem& problem, const Source& source,
   const bool even = panels % 2 == 0 || panels > 2 * kLeastPanels;
   if (shape.depthwise || panels < kLeastPanels || !even) return false;
   if (image_elements * static_cast<double>(source.n * item) > kAllSlabBytes) return false;
+  if (source.n * pixels > kListedPixels) return false;
   if (shape.depth * group_columns * groups < source.n * source.h * source.w * source.channels) {
     return false;
   }
@@ -152,10 +159,9 @@ bool run_panels(const ConvProblem& problem, const Source& source,
     pass.slabs = slab.direct ? nullptr : at;
     if (slab.direct) continue;
     at += slab.size * slab.count * item;
-    const std::int64_t height = (slab.rows - 1) * slab.step_h + slab.span_h;
     const ConvFillArgs fill{problem.dtype, slab, const_cast<void*>(pass.slabs)};
     launch(conv_fill_kernel(), fill,
-           {.units = slab.count * slab.images * slab.span_d * height,
+           {.units = slab.count * slab.images * slab.planes * slab.height,
             .grain = std::max<std::int64_t>(1, kFillElements / (slab.width * slab.pitch)),
             .interruptible = problem.interruptible});
   }

@@ -125,6 +125,14 @@ constexpr std::int64_t kPageBytes = 4096;
 // in the last cache. (32, 512, 14, 14) takes 0.57 of the time of blocks so, (32, 256, 28, 28) 1.2.
 constexpr std::int64_t kSlideBytes = 16 << 20;
 
+// Whether the taps of so many output positions lie so far apart that each has its own copies.
+bool leaves_out(const AxisPlan& axis, std::int64_t count) {
+  return axis.taps() > 0 && count * axis.taps() < (count - 1) * axis.step + axis.span;
+}
+std::int64_t copied_size(const AxisPlan& axis, std::int64_t count) {
+  return leaves_out(axis, count) ? count * axis.taps() : (count - 1) * axis.step + axis.span;
+}
+
 // Where the slabs lie in the source, and whether they can be read there.
 ConvSlab place_slabs(const Source& source, const PassAxes& axes) {
   const auto& [planes, rows, cols] = axes;
@@ -136,10 +144,13 @@ ConvSlab place_slabs(const Source& source, const PassAxes& axes) {
   slab.n = source.n, slab.d = source.d, slab.h = source.h, slab.w = source.w;
   slab.channels = source.channels;
   slab.out_d = planes.count, slab.out_h = rows.count, slab.out_w = cols.count;
-  slab.step_d = planes.step, slab.step_h = rows.step;
+  slab.step_d = planes.step, slab.step_h = rows.step, slab.step_w = cols.step;
   slab.front = planes.first, slab.top = rows.first, slab.left = cols.first;
   slab.span_d = planes.span, slab.span_h = rows.span;
-  slab.width = (cols.count - 1) * cols.step + cols.span;
+  slab.width = copied_size(cols, cols.count);
+  slab.planes = copied_size(planes, 1);
+  slab.plane_shift = leaves_out(planes, 1) ? planes.shift.data() : nullptr;
+  slab.col_shift = leaves_out(cols, cols.count) ? cols.shift.data() : nullptr;
   const bool no_taps = axes.taps() == 0;
   if (no_taps) slab.front = slab.top = slab.left = 0;
   const auto inside = [](const AxisPlan& axis, std::int64_t size) {
@@ -161,7 +172,7 @@ SlabCut cut_slabs(DType dtype, const ConvSlab& slab, std::int64_t out_channels, 
   const std::int64_t images = slab.n * slab.out_d;  // each plane of a volume is one
   const std::int64_t row_bytes =
       item * std::max(slab.out_w * out_channels,
-                      slab.span_d * slab.width * slab.pitch * std::min(slab.step_h, slab.span_h));
+                      slab.planes * slab.width * slab.pitch * std::min(slab.step_h, slab.span_h));
   const std::int64_t rows_that_fit = std::max<std::int64_t>(
       1, std::min(kSlabBytes / std::max<std::int64_t>(row_bytes, 1), kSlabPixels / slab.out_w));
   SlabCut cut{1, slab.out_h};
@@ -184,15 +195,53 @@ SlabCut cut_slabs(DType dtype, const ConvSlab& slab, std::int64_t out_channels, 
   return cut;
 }
 
+// No more than a thread may copy.
+void keep_within(const ConvSlab& slab, const AxisPlan& rows, std::int64_t item,
+                 std::int64_t row_multiple, SlabCut& cut) {
+  const auto bytes = [&] {
+    return static_cast<double>(cut.images * slab.planes * slab.width * slab.pitch * item) *
+           static_cast<double>(copied_size(rows, cut.rows));
+  };
+  while (cut.images > 1 && bytes() > kMostSlabBytes) cut.images /= 2;
+  while (cut.rows > row_multiple && bytes() > kMostSlabBytes) {
+    cut.rows = std::max(cut.rows / 2 / row_multiple, std::int64_t{1}) * row_multiple;
+  }
+}
+
 }  // namespace
+
+AxisPlan piece_of(const AxisPlan& axis, std::int64_t first, std::int64_t count) {
+  AxisPlan piece = axis;
+  piece.first += first * axis.step;
+  piece.out_first += first * axis.out_step;
+  piece.count = count;
+  return piece;
+}
+
+std::int64_t columns_at_once(const PassAxes& axes, std::int64_t pixel_bytes, std::int64_t beside) {
+  const auto bytes = [&](std::int64_t count) {
+    return static_cast<double>(copied_size(axes.planes, 1) * copied_size(axes.rows, 1)) *
+               static_cast<double>(copied_size(axes.cols, count) * pixel_bytes) +
+           static_cast<double>(count * beside);
+  };
+  std::int64_t count = std::min(axes.cols.count, kListedPixels);
+  while (count > 2 && bytes(count) > kMostSlabBytes)
+    count = std::max(count / 4, std::int64_t{1}) * 2;
+  return count;
+}
+
+bool reads_in_place(const Source& source, const PassAxes& axes) {
+  return place_slabs(source, axes).direct;
+}
 
 SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
                     std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
                     std::int64_t splits, bool spread, std::int64_t row_multiple) {
   ConvSlab slab = place_slabs(source, axes);
   slab.pitch = copied_channels;
-  return plan_slabs_of(dtype, source, axes, copied_channels, spread,
-                       cut_slabs(dtype, slab, out_channels, pixel_work, splits, row_multiple));
+  SlabCut cut = cut_slabs(dtype, slab, out_channels, pixel_work, splits, row_multiple);
+  if (!slab.direct || spread) keep_within(slab, axes.rows, bytes_of(dtype), row_multiple, cut);
+  return plan_slabs_of(dtype, source, axes, copied_channels, spread, cut);
 }
 
 SlabPlan plan_slabs_of(DType dtype, const Source& source, const PassAxes& axes,
@@ -208,21 +257,25 @@ SlabPlan plan_slabs_of(DType dtype, const Source& source, const PassAxes& axes,
   slab.rows = cut.rows;
   slab.per_image = ceil_div(slab.out_h, slab.rows);
   slab.count = ceil_div(slab.n * slab.out_d, slab.images) * slab.per_image;
-  const std::int64_t height = (slab.rows - 1) * slab.step_h + slab.span_h;
+  slab.height = copied_size(axes.rows, slab.rows);
+  slab.row_shift = leaves_out(axes.rows, slab.rows) ? axes.rows.shift.data() : nullptr;
   if (!slab.direct) {
-    const std::int64_t sizes[] = {slab.images, slab.span_d, height, slab.width, slab.pitch};
+    const std::int64_t sizes[] = {slab.images, slab.planes, slab.height, slab.width, slab.pitch};
     // Whole blocks: what lies behind it in scratch is read in them.
     slab.size = ceil_div(checked_product("conv2d", sizes, 5, 16), kBlockBytes) * kBlockBytes;
   }
 
   const std::int64_t pixel_step = slab.direct ? slab.stride_w : slab.pitch;
   const std::int64_t row_step = slab.direct ? slab.stride_h : slab.width * slab.pitch;
-  const std::int64_t image_step = slab.direct ? slab.stride_n : slab.span_d * height * row_step;
+  const std::int64_t image_step =
+      slab.direct ? slab.stride_n : slab.planes * slab.height * row_step;
+  const std::int64_t rows_apart = !slab.direct && slab.row_shift ? 1 : slab.step_h;
+  const std::int64_t cols_apart = !slab.direct && slab.col_shift ? 1 : slab.step_w;
   plan.pixel.reserve(static_cast<std::size_t>(slab.images * slab.rows * slab.out_w));
   for (std::int64_t image = 0; image < slab.images; ++image) {
     for (std::int64_t row = 0; row < slab.rows; ++row) {
-      std::int64_t at = image * image_step + row * slab.step_h * row_step;
-      for (std::int64_t col = 0; col < slab.out_w; ++col, at += axes.cols.step * pixel_step) {
+      std::int64_t at = image * image_step + row * rows_apart * row_step;
+      for (std::int64_t col = 0; col < slab.out_w; ++col, at += cols_apart * pixel_step) {
         plan.pixel.push_back(at);
       }
     }
@@ -309,12 +362,23 @@ std::vector<ConvPixel> tile_order(const ConvSlab& slab, const PassAxes& axes, co
 Table tap_offsets(const ConvSlab& slab, const PassAxes& axes) {
   const std::int64_t pixel_step = slab.direct ? slab.stride_w : slab.pitch;
   const std::int64_t row_step = slab.direct ? slab.stride_h : slab.width * slab.pitch;
-  const std::int64_t height = (slab.rows - 1) * slab.step_h + slab.span_h;
-  const std::int64_t plane_step = slab.direct ? slab.stride_d : height * row_step;
+  const std::int64_t plane_step = slab.direct ? slab.stride_d : slab.height * row_step;
+  // Of each tap along an axis: its shift, or where its own copies begin.
+  const auto places = [&](const AxisPlan& axis, const std::int64_t* shift, std::int64_t count) {
+    Table table = axis.shift;
+    for (std::size_t i = 0; !slab.direct && shift && i < table.size(); ++i) {
+      table[i] = static_cast<std::int64_t>(i) * count;
+    }
+    return table;
+  };
+  const Table planes = places(axes.planes, slab.plane_shift, 1);
+  const Table rows = places(axes.rows, slab.row_shift, slab.rows);
+  const Table cols = places(axes.cols, slab.col_shift, slab.out_w);
   Table offsets;
-  for (const std::int64_t plane : axes.planes.shift) {
-    for (const std::int64_t row : axes.rows.shift) {
-      for (const std::int64_t col : axes.cols.shift) {
+  offsets.reserve(static_cast<std::size_t>(axes.taps()));
+  for (const std::int64_t plane : planes) {
+    for (const std::int64_t row : rows) {
+      for (const std::int64_t col : cols) {
         offsets.push_back(plane * plane_step + row * row_step + col * pixel_step);
       }
     }
@@ -336,6 +400,7 @@ ConvRowTaps plan_row_taps(DType dtype, const Source& source, const PassAxes& axe
   const bool pages = source.stride_w * item % kPageBytes == 0 && source.channels > strip;
   const bool slide = square && (y_step == 0 || bytes <= kSlideBytes);
   const bool copied = pages && !slide;
+  if (copied && axes.rows.span > axes.rows.taps()) return {};  // rows between taps are not copied
   return {axes.rows.taps(), axes.rows.shift.data(), cols.step, y_step, copied ? strip : 0, slide};
 }
 

@@ -58,7 +58,10 @@ void run_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPar
   const std::int64_t width = place.blocks * kBlock<T>;
   const T* bias = static_cast<const T*>(args.bias) +
                   (place.group * args.columns.blocks + place.block) * kBlock<T>;
-  const std::int64_t run = channel * args.taps, row_depth = args.taps_w * channels;
+  const std::int64_t row_depth = args.taps_w * channels;
+  const std::int64_t* taps =
+      channels == args.run_channels ? args.tap : args.tap + args.taps * args.run_channels;
+  source += channel;
   ConvTile<T> tile;
   tile.b_step = width;
   for (std::int64_t column = 0; column < place.columns; column += kConvVectors * kLanes) {
@@ -66,7 +69,7 @@ void run_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPar
     const std::int64_t needed = (tile.columns + kLanes - 1) / kLanes;
     const int vectors = needed < kConvVectors ? static_cast<int>(needed) : kConvVectors;
     const int most = conv_tile_rows(vectors);
-    tile.init = run == 0 ? bias + column : nullptr;
+    tile.init = channel == 0 ? bias + column : nullptr;
     tile.stream = args.stream && channel + channels == args.channels &&
                   vectors * kLanes * sizeof(T) % kBlockBytes == 0;
     const ConvPixel* next = args.order;
@@ -79,7 +82,7 @@ void run_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPar
         }
         tile.segments = 1, tile.skip = 0;
         tile.depth = args.taps * channels;
-        tile.offset = args.tap + run;
+        tile.offset = taps;
         tile.b = weights + column;
       } else {
         TapBox box;
@@ -92,7 +95,7 @@ void run_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPar
         const std::int64_t cols = box.last_col - box.first_col;
         // All taps lie outside, or a stride leaves this phase without planes of taps.
         const bool none = args.taps == 0 || cols <= 0 || box.last_row <= box.first_row;
-        if (none && run > 0) continue;
+        if (none && channel > 0) continue;
         const bool whole = cols == args.taps_w;
         tile.segments = whole || none ? 1 : box.last_row - box.first_row;
         tile.depth = none    ? 0
@@ -100,7 +103,7 @@ void run_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPar
                              : cols * channels;
         tile.skip = row_depth - tile.depth;
         const std::int64_t k = none ? 0 : box.first_row * row_depth + box.first_col * channels;
-        tile.offset = args.tap + run + k;
+        tile.offset = taps + k;
         tile.b = weights + k * width + column;
       }
       tile.ahead_step = ahead.left() ? ahead.pitch : 0;
@@ -174,12 +177,11 @@ void tiles_body(const ConvTilesArgs& args, std::int64_t begin, std::int64_t end)
 template <class T>
 void fill_body(const ConvFillArgs& args, std::int64_t begin, std::int64_t end) {
   const ConvSlab& slab = args.slab;
-  const std::int64_t height = (slab.rows - 1) * slab.step_h + slab.span_h;
-  const std::int64_t rows = slab.images * slab.span_d * height;
+  const std::int64_t height = slab.height, rows = slab.images * slab.planes * height;
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const SlabPart part = slab_part(slab, unit / rows);
     const std::int64_t row = unit % rows;
-    if (row / height >= part.images * slab.span_d) continue;
+    if (row / height >= part.images * slab.planes) continue;
     const SlabCopy<T> copy(slab, part, 0, slab.channels);
     copy.copy_row(row / height, row % height,
                   static_cast<T*>(args.slabs) + unit / rows * slab.size);

@@ -225,7 +225,7 @@ void forward_strip(const ConvTilesArgs& args, const SlabPart& part, std::int64_t
   ConvTilesArgs own = args;
   own.slab.stride_w = slab.pitch;
   own.slab.stride_h = slab.width * slab.pitch;
-  own.slab.h = slab_height(slab);
+  own.slab.h = slab.height;
   own.slab.w = slab.width;
   own.slab.top = own.slab.left = 0;
   own.columns = {channels, kStripBlocks, 1};

@@ -301,8 +301,7 @@ void add_strips(const ConvWeightArgs& args, const SlabPart& part, T* partial) {
   T* const dy = x + slab.size;
   const std::int64_t step = slab.width * slab.pitch;
   const StripRows<T> strip{
-      x,   dy, part.images, part.rows, slab.out_w, slab_height(slab) * step, slab.step_h * step,
-      step};
+      x, dy, part.images, part.rows, slab.out_w, slab.height * step, slab.step_h * step, step};
   for (std::int64_t c = 0; c < args.columns.columns; c += kStrip) {
     const std::int64_t rest = args.columns.columns - c;
     const std::int64_t channels = rest < kStrip ? rest : kStrip;
@@ -328,7 +327,7 @@ void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t en
   const std::int64_t pitch = args.columns.blocks * kBlock<T>;
   for (std::int64_t chunk = begin; chunk < end; ++chunk) {
     T* partial = static_cast<T*>(args.partial) + chunk * args.taps * pitch;
-    fill_zeros(partial, args.taps * pitch);
+    if (!args.adds) fill_zeros(partial, args.taps * pitch);
     const std::int64_t first = chunk * args.chunk_slabs;
     const std::int64_t last =
         first + args.chunk_slabs < slab.count ? first + args.chunk_slabs : slab.count;

@@ -240,7 +240,7 @@ void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t en
         next =
             next_slab<T>(args, slab_part(args.slab, index + 1), panels, run * args.run, channels);
       }
-      add_slab(args, part, panels, operands, partial, index == first, next);
+      add_slab(args, part, panels, operands, partial, index == first && !args.adds, next);
     }
     if (args.sum) {
       const std::int64_t terms = args.taps * args.run;
@@ -317,7 +317,8 @@ void depthwise_weight_body(const ConvWeightArgs& args, std::int64_t begin, std::
         for (std::int64_t tap = 0; tap < args.taps;) {
           const auto sums = [&](auto body, int count) {
             body(operands.source + c, args.tap + tap, operands.dy + c, dy_step, operands.pixel,
-                 part.pixels, partial + tap * pitch + c, pitch, index == first, lanes);
+                 part.pixels, partial + tap * pitch + c, pitch, index == first && !args.adds,
+                 lanes);
             tap += count;
           };
           const std::int64_t left = args.taps - tap;

@@ -1,5 +1,6 @@
 // A pass of a convolution: forward, or one phase of backward to the input. How its weights are
-// packed, and what runs it.
+// packed, and what runs it. Tables cover a run of channels and a shorter last one: all others are
+// like the first.
 #pragma once
 
 #include <algorithm>
@@ -45,10 +46,14 @@ PackShape pack_shape(DType dtype, std::int64_t channels, std::int64_t groups,
                      std::int64_t group_columns, std::int64_t taps, bool pools);
 
 // Where the terms lie in the weights, and what packs them.
-struct PackPlan {
+struct RunTables {
   Table term, order;
+};
+struct PackPlan {
+  RunTables run, last;
   ConvPackArgs args;
 };
+ConvPackRun run_of(const RunTables& tables);
 
 void plan_pack(DType dtype, PassWeights w, const PassAxes& axes, std::int64_t channels,
                const PackShape& shape, void* packed, PackPlan& plan);

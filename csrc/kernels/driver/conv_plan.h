@@ -60,6 +60,11 @@ struct SlabPlan {
 constexpr std::int64_t kSlabsWanted = 8;
 constexpr double kWorkWorthSplitting = 2e6;  // products and sums
 
+// What a thread copies of the images at a time and the pixels that tables list: more is cut into
+// pieces, so that any call stays within 16 MB beside the packed weights.
+constexpr std::int64_t kMostSlabBytes = 6 << 20;
+constexpr std::int64_t kListedPixels = 1 << 16;
+
 // Pixels of a slab: whole images, or rows of one.
 struct SlabCut {
   std::int64_t images, rows;
@@ -73,6 +78,14 @@ SlabPlan plan_slabs_of(DType dtype, const Source& source, const PassAxes& axes,
 SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
                     std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
                     std::int64_t splits, bool spread = false, std::int64_t row_multiple = 1);
+
+// Output positions [first, first + count) of an axis alone.
+AxisPlan piece_of(const AxisPlan& axis, std::int64_t first, std::int64_t count);
+// The most columns of an output row that a thread takes at a time: one row of slabs with so many
+// bytes of copied pixels (0: read in place), and `beside` bytes for each column.
+std::int64_t columns_at_once(const PassAxes& axes, std::int64_t pixel_bytes, std::int64_t beside);
+// Whether slabs are read where they lie.
+bool reads_in_place(const Source& source, const PassAxes& axes);
 
 // An axis of one tap that steps over pixels inside the image, as one that does not see them.
 void skip_unread(DType dtype, Source& source, PassAxes& axes);
