@@ -338,9 +338,9 @@ def test_small_products_of_several_threads(level, dtype, shape, trans, rng):
 
 @pytest.mark.parametrize("m", [2, 3, 4, 5, 8, 9, 31, 32, 33])
 def test_dots_at_the_edges(level, dtype, m, rng):
-    """Rows of A that are copied to whole cache lines, blocks of columns and of rows for threads."""
-    for n in (1, 3, 4, 5, 10, 15, 16, 17, 20, 63, 64, 65, 130):
-        for k in (129, 400, 401, 513):
+    """Columns by fours and fives, blocks of columns and of rows for threads."""
+    for n in (1, 3, 4, 5, 6, 7, 9, 10, 11, 15, 16, 17, 20, 63, 65, 130):
+        for k in (129, 400, 513):
             # The first element of A lies anywhere in a cache line.
             memory = integers(rng, m * (k + 3) + 16, dtype)[int(rng.integers(0, 16)) :]
             a = memory[: m * (k + 3)].reshape(m, k + 3)[:, :k]
@@ -373,6 +373,33 @@ def test_the_bits_of_dots_depend_on_no_threads_and_no_address(level, dtype, shap
         moved = memory[first : first + m * k].reshape(m, k)
         moved[...] = a
         np.testing.assert_array_equal(gemm(moved, b, trans_b=True), expected)
+
+
+@pytest.mark.parametrize(("m", "n"), [(2, 40), (16, 1), (17, 16), (33, 67), (400, 131), (700, 900)])
+def test_one_term_is_an_outer_product(level, dtype, m, n, rng):
+    a, b, c = (
+        integers(rng, (m, 1), dtype),
+        integers(rng, (1, n), dtype),
+        integers(rng, (m, n), dtype),
+    )
+    bias = rng.choice(9, n).astype(dtype)
+    for left, right in ((a, b), (a.T.copy().T, b.T.copy().T), (np.repeat(a, 3, 1)[:, :1], b)):
+        np.testing.assert_array_equal(gemm(left, right), a @ b)
+        assert_same_bits(lambda: gemm(left, right))
+        out = c.copy()
+        gemm(left, right, bias, alpha=2, beta=-1, activation="relu", out=out)
+        np.testing.assert_array_equal(out, np.maximum(2 * (a @ b) - c + bias, 0))
+    wide = np.full((m, n + 5), 7, dtype)
+    gemm(a, b, out=wide[:, :n])
+    np.testing.assert_array_equal(wide[:, :n], a @ b)
+    assert (wide[:, n:] == 7).all()
+    stack = integers(rng, (3, m, 1), dtype)
+    np.testing.assert_array_equal(gemm(stack, b), stack @ b)
+
+
+def test_a_large_outer_product_goes_around_the_caches(level, rng):
+    a, b = integers(rng, (2600, 1), np.float32), integers(rng, (1, 2576), np.float32)
+    np.testing.assert_array_equal(gemm(a, b), a @ b)
 
 
 def test_no_terms_gives_beta_out_and_bias(level, dtype):

@@ -10,15 +10,16 @@ namespace {
 
 using simd::Vec;
 
-// Adds up the lanes of as many vectors as there are lanes: lane l of row[0] becomes the sum of
-// row[l]. Three instructions for a sum instead of eight.
-template <int Step, class T>
-HOTLOOP_SIMD void add_lanes(Vec<T> (&row)[Vec<T>::lanes]) {
+// Adds up the lanes of Count vectors, a power of two up to the number of lanes: lane l of row[0]
+// becomes the sum of row[l]. Three instructions for a sum instead of eight. Lanes that differ in
+// one bit of their number meet, the lowest bit first: the same bits however many vectors there are.
+template <int Step, class T, int Count>
+HOTLOOP_SIMD void add_lanes(Vec<T> (&row)[Count]) {
   using V = Vec<T>;
-  using Lanes = typename MakeLanes<V::lanes>::type;
-  if constexpr (Step < V::lanes) {
+  if constexpr (Step < Count) {
+    using Lanes = typename MakeLanes<V::lanes>::type;
 #pragma GCC unroll 16
-    for (int i = 0; i < V::lanes; ++i) {
+    for (int i = 0; i < Count; ++i) {
       if (i % (2 * Step)) continue;
       const V upper = row[i];
       const V lower = row[i + Step];
@@ -26,6 +27,28 @@ HOTLOOP_SIMD void add_lanes(Vec<T> (&row)[Vec<T>::lanes]) {
           exchange_upper<Step>(upper, lower, Lanes{}) + exchange_lower<Step>(upper, lower, Lanes{});
     }
     add_lanes<2 * Step, T>(row);
+  } else if constexpr (Step < V::lanes) {
+    row[0] = row[0] + simd::swap_lanes<Step>(row[0]);
+    add_lanes<2 * Step, T>(row);
+  }
+}
+
+// sums[i] = the lanes of sum[i], for the vectors from number First on.
+template <int First, class T, int Count>
+HOTLOOP_SIMD void store_lane_sums(const Vec<T> (&sum)[Count], T* sums) {
+  if constexpr (First < Count) {
+    constexpr int kLeft = Count - First < Vec<T>::lanes ? Count - First : Vec<T>::lanes;
+    constexpr int kSome = kLeft >= 16 ? 16 : kLeft >= 8 ? 8 : kLeft >= 4 ? 4 : kLeft >= 2 ? 2 : 1;
+    Vec<T> row[kSome];
+#pragma GCC unroll 16
+    for (int i = 0; i < kSome; ++i) row[i] = sum[First + i];
+    add_lanes<1, T>(row);
+    if constexpr (kSome == Vec<T>::lanes) {
+      simd::store(sums + First, row[0]);
+    } else {
+      simd::store_n(sums + First, row[0], kSome);
+    }
+    store_lane_sums<First + kSome, T>(sum, sums);
   }
 }
 
@@ -56,7 +79,10 @@ HOTLOOP_SIMD void dot_sums(const T* a, std::int64_t a_step, const T* b, std::int
       }
       continue;
     }
-    for (int j = 0; j < ahead; ++j) __builtin_prefetch(line + j * b_step + at, 0, 2);
+    // Of five columns there are no registers for it.
+    if constexpr (Columns <= 4) {
+      for (int j = 0; j < ahead; ++j) __builtin_prefetch(line + j * b_step + at, 0, 2);
+    }
     V bv[Columns];
 #pragma GCC unroll 16
     for (int j = 0; j < Columns; ++j) bv[j] = simd::load(b + j * b_step + at);
@@ -126,28 +152,13 @@ void dot_loop(const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, 
   using V = Vec<T>;
   V sum[Rows][Columns];
   dot_sums<T, Rows, Columns>(a, a_step, b, b_step, depth, ahead, next, sum);
-  if constexpr (Rows * Columns % V::lanes == 0) {
-    constexpr int kRows = V::lanes / Columns > 0 ? V::lanes / Columns : 1;
-    if constexpr (kRows * Columns == V::lanes) {
-#pragma GCC unroll 16
-      for (int first = 0; first < Rows; first += kRows) {
-        V row[V::lanes];
-#pragma GCC unroll 16
-        for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 16
-          for (int j = 0; j < Columns; ++j) row[i * Columns + j] = sum[first + i][j];
-        }
-        add_lanes<1, T>(row);
-        simd::store(sums + first * Columns, row[0]);
-      }
-      return;
-    }
-  }
-#pragma GCC unroll 16
+  V row[Rows * Columns];
+#pragma GCC unroll 4
   for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 16
-    for (int j = 0; j < Columns; ++j) sums[i * Columns + j] = simd::reduce_add(sum[i][j]);
+#pragma GCC unroll 8
+    for (int j = 0; j < Columns; ++j) row[i * Columns + j] = sum[i][j];
   }
+  store_lane_sums<0, T>(row, sums);
 }
 
 }  // namespace

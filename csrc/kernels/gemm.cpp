@@ -25,7 +25,6 @@ constexpr std::int64_t kTallRows = 1152;           // B is then small beside A a
 constexpr std::int64_t kSharedBytes = 2ll << 20;   // B that is packed before them all
 constexpr std::int64_t kOwnBlocks = 8;             // of rows of C, that a thread's own panel serves
 constexpr std::int64_t kRowsAhead = 64;            // so many rows of A are fetched ahead
-constexpr std::int64_t kStreamBytes = 24ll << 20;  // of C, most of which leave the caches
 constexpr std::int64_t kFewTerms = 8;              // writing C takes longer than the sums
 
 // Columns of a tile at the level in force. The kernels take any width, so nothing breaks when
@@ -364,6 +363,9 @@ void gemm(const GemmProblem& problem) {
     sums();
   } else if (gemm_prefers_slices(p)) {
     gemm_run_slices(p);
+  } else if (gemm_is_outer(p)) {
+    gemm_run_outer(p);
+    sums();
   } else {
     gemm_run_tiles(p, 0);
   }

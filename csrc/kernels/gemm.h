@@ -75,7 +75,6 @@ struct GemmArgs {
   bool fetch = false;              // C lies beyond L2
   bool ahead = false;              // A is dense and long: its rows are fetched ahead
   bool stream = false;             // C is aligned, and larger than what stays in the caches
-  bool strips = false;             // dots: each thread copies a few rows of A at a time
   bool add_sums = false;           // a_sums holds the sums of earlier blocks of k
   std::int64_t sums_step = 0;      // elements of a_sums from batch (slice of k) to batch
   // Each thread packs the panels of its units into a slot of its own: nobody waits for anybody.
@@ -106,6 +105,7 @@ HOTLOOP_KERNEL(gemm_tiles, GemmArgs)
 HOTLOOP_KERNEL(gemm_dots, GemmArgs)
 HOTLOOP_KERNEL(gemm_rows, GemmArgs)  // m <= 16, rows of B contiguous; units: batch, column block
 HOTLOOP_KERNEL(gemm_combine, GemmArgs)
+HOTLOOP_KERNEL(gemm_outer, GemmArgs)  // k = 1, B contiguous; units: batch, row of C
 
 // Sums over the rows of A (m x n): c[j] = sum over i; units are blocks of kColumnSumBlock columns.
 inline constexpr std::int64_t kColumnSumBlock = 64;

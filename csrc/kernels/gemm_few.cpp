@@ -2,7 +2,6 @@
 // loads.
 #include <algorithm>
 
-#include "core/arena.h"
 #include "kernels/driver/gemm_plan.h"
 
 namespace hotloop {
@@ -11,21 +10,6 @@ namespace {
 
 constexpr double kShortFlops = 2e6;           // about 20 microseconds of one thread
 constexpr std::int64_t kNearBytes = 2 << 20;  // of B
-constexpr std::int64_t kLine = 64;            // bytes of a cache line
-
-// Other cores fetch the copy of many rows for few columns: that can take as long as the product.
-bool copy_is_slow(const GemmProblem& p) {
-  return p.m > 8 && p.n >= 16 && p.n < 256;
-}
-
-// Loads that cross cache lines bound the dots, and NumPy aligns to 16 bytes only: a copy of A,
-// which is read for every column.
-bool wants_copy(const GemmProblem& p) {
-  const std::int64_t item = bytes_of(p.dtype);
-  if (p.batches != 1 || p.m < 2 || p.n < 16 || p.k * item < kLine) return false;
-  return reinterpret_cast<std::uintptr_t>(p.a.data) % kLine != 0 ||
-         p.a.row_step * item % kLine != 0;
-}
 
 // Threads that are awake for a short product; a single row is worth another at half the work.
 std::int64_t short_threads(const GemmProblem& p) {
@@ -48,26 +32,14 @@ void split_short_dots(const GemmProblem& p, GemmArgs& args) {
 
 }  // namespace
 
-void gemm_run_dots(const GemmProblem& problem) {
-  GemmProblem p = problem;
-  const std::int64_t item = bytes_of(p.dtype);
-  const std::int64_t step = blocks_of(p.k * item, kLine) * kLine / item + kLine / item;
+void gemm_run_dots(const GemmProblem& p) {
   const bool is_short = p.batches == 1 && flops_of(p) < kShortFlops;
-  // Where all is quick, each thread copies for itself what it reads next: what the caller has
-  // written comes slowly from its core to another.
-  const bool strips = is_short || copy_is_slow(p);
-  const bool wants = wants_copy(p), copies = wants && !strips;
-  const Scratch scratch(copies ? static_cast<std::size_t>(p.m * step * item) : 0);
-  if (copies) {
-    GemmPackArgs pack = pack_of(p);
-    pack_a(p, scratch.get(), step, p.m, pack);
-    gemm_pack_kernel()(pack, 0, 1);
-  }
   GemmArgs args;
   args.row_block = p.m;
-  // A unit of at least 16K products, and whole cache lines of C.
-  args.column_block =
-      std::clamp<std::int64_t>(16384 / std::max<std::int64_t>(p.k * p.m, 1), 16, 256);
+  // A unit of at least 16K products; of a single row whole vectors of results.
+  const std::int64_t least = p.m == 1 ? 16 : 8;
+  const std::int64_t columns = 16384 / std::max<std::int64_t>(p.k * p.m, 1);
+  args.column_block = std::clamp<std::int64_t>(columns / least * least, least, 256);
   const std::int64_t all = gemm_is_parallel(p) ? num_threads() : 1;
   if (is_short) {
     split_short_dots(p, args);
@@ -79,10 +51,9 @@ void gemm_run_dots(const GemmProblem& problem) {
   args.row_blocks = blocks_of(p.m, args.row_block);
   const std::int64_t units = p.batches * args.row_blocks * args.column_blocks;
   // Several passes over the rows of B: as much of them as L1 holds beside A.
-  const std::int64_t most = p.m > 8 ? kDepthBytes / item : p.k;
+  const std::int64_t most = p.m > 8 ? kDepthBytes / bytes_of(p.dtype) : p.k;
   for_blocks_of_k(p, most, [&](const GemmProblem& block) {
     args.p = block;
-    args.strips = wants && strips && block.k * item <= kDepthBytes;
     Split split = split_of(p, units, 4 * flops_of(block));
     if (is_short) {
       split.grain = 1;
@@ -119,25 +90,40 @@ bool gemm_prefers_rows(const GemmProblem& p) {
 }
 
 // B has its columns in rows: dots read them where they lie, tiles want them transposed first. In
-// clock cycles for vectors of 64 bytes, as measured on Zen 4: rows of A are copied, a few at a
-// time, to where loads cross no cache line. Shapes alone decide.
+// clock cycles for vectors of 64 bytes, as measured on Zen 4 for 300 shapes. Shapes alone decide.
 bool gemm_prefers_dots(const GemmProblem& p) {
-  const std::int64_t lanes = 64 / bytes_of(p.dtype), vectors = blocks_of(p.n, lanes);
+  const std::int64_t item = bytes_of(p.dtype), lanes = 64 / item, vectors = blocks_of(p.n, lanes);
   const double m = static_cast<double>(p.m), n = static_cast<double>(p.n);
   const double depth = static_cast<double>(p.k) / static_cast<double>(lanes);
-  const double elements = n * static_cast<double>(p.k);
-  const bool far = elements * static_cast<double>(bytes_of(p.dtype)) > (512 << 10);
-  const double pack = far || (p.n <= 64 && gemm_is_parallel(p)) ? 1.2 : 0.5;
-  const bool near_a = m * static_cast<double>(p.k * bytes_of(p.dtype)) <= (128 << 10);
-  // Rows that each thread copies read B anew for every four of them.
-  const bool near_b = elements * static_cast<double>(bytes_of(p.dtype)) <= (32 << 10);
-  const double dot = copy_is_slow(p)      ? (near_b ? 1.15 : 1.4) * depth + 4
-                     : p.m > 32           ? 2.2 * depth + 25
-                     : near_a || p.m <= 8 ? 1.3 * depth + 16
-                                          : 1.6 * depth + 16;
-  const double dots = m * n * dot;
-  const double tiles = 1.05 * m * static_cast<double>(vectors * lanes) * depth + pack * elements;
+  const bool far_a = p.m * p.k * item > (448 << 10), passes = p.m > 8 && p.k * item > kDepthBytes;
+  const double step = far_a ? 1.4 : passes ? 1.25 : 1.05;
+  const double pack = p.n <= 64 && gemm_is_parallel(p) ? 1.2
+                      : p.n * p.k * item > (512 << 10) ? 0.6
+                                                       : 0.5;
+  const double dots = m * n * (step * depth + 6);
+  const double tiles =
+      1.08 * m * static_cast<double>(vectors * lanes) * depth + pack * n * static_cast<double>(p.k);
   return dots < tiles;
+}
+
+bool gemm_is_outer(const GemmProblem& p) {
+  return p.k == 1 && p.b.column_step == 1 && p.batches * p.m >= 16;
+}
+
+void gemm_run_outer(const GemmProblem& p) {
+  GemmArgs args;
+  args.p = p;
+  const std::int64_t item = bytes_of(p.dtype), units = p.batches * p.m;
+  args.stream = p.batches == 1 && p.m * p.n * item >= kStreamBytes && p.alpha == 1 && p.beta == 0 &&
+                !p.bias && p.activation == Activation::none && p.c.row_step * item % 64 == 0 &&
+                reinterpret_cast<std::uintptr_t>(p.c.data) % 64 == 0;
+  Split split = split_of(p, units, flops_of(p));
+  if (!is_parallel(split)) {
+    const std::int64_t threads = short_threads(p);
+    if (threads > 1) split.grain = blocks_of(units, threads);
+    split.is_short = true;
+  }
+  launch(gemm_outer_kernel(), args, split);
 }
 
 }  // namespace hotloop

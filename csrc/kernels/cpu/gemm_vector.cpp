@@ -19,7 +19,8 @@ using DotLoop = void (*)(const T*, std::int64_t, const T*, std::int64_t, std::in
 // AVX2 and generic have 16 registers: 2x4 sums, 4 of b and one of a.
 constexpr int kDotRows = simd::kBytes == 64 ? 4 : 2;
 constexpr int kDotColumns = 4;
-constexpr std::int64_t kFarBytes = 1 << 20;  // of B
+constexpr int kMoreColumns = simd::kBytes == 64 ? 5 : 4;  // 10 are two fives, not three fours
+constexpr std::int64_t kFarBytes = 1 << 20;               // of B
 
 // A single row with as many columns as there are lanes: one sum of lanes for all of them.
 template <class T>
@@ -35,19 +36,12 @@ inline DotLoop<T> dot_loop_for(std::int64_t rows) {
   return dot_loop<T, 2, Columns>;
 }
 
-// Copies rows of A to where no load crosses a cache line.
-constexpr std::int64_t kStripBytes = 4096 + 128;  // of a row; not 4 KB from the next one
 template <class T>
-inline void copy_strip(const T* from, std::int64_t step, std::int64_t rows, std::int64_t depth,
-                       T* to) {
-  using V = Vec<T>;
-  constexpr std::int64_t kStep = kStripBytes / static_cast<std::int64_t>(sizeof(T));
-  for (std::int64_t i = 0; i < rows; ++i) {
-    for (std::int64_t at = 0; at < depth; at += V::lanes) {
-      simd::store_upto(to + i * kStep + at, simd::load_upto(from + i * step + at, depth - at),
-                       depth - at);
-    }
+inline DotLoop<T> dot_loop_for(std::int64_t rows, std::int64_t columns) {
+  if constexpr (kMoreColumns != kDotColumns) {
+    if (columns == kMoreColumns) return dot_loop_for<T, kMoreColumns>(rows);
   }
+  return columns == kDotColumns ? dot_loop_for<T, kDotColumns>(rows) : dot_loop_for<T, 1>(rows);
 }
 
 template <class T>
@@ -63,70 +57,62 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     const std::int64_t past = least(first + g.column_block, p.n);
     const std::int64_t first_row = rest % g.row_blocks * g.row_block;
     const std::int64_t end_row = least(first_row + g.row_block, p.m);
-    alignas(64) T strip[kDotRows * kStripBytes / sizeof(T)];
-    for (std::int64_t row = first_row; row < end_row;) {
-      const std::int64_t past_row = g.strips ? least(row + kDotRows, end_row) : end_row;
-      const T* a_rows = element<T>(p.a, batch, row, 0);
-      std::int64_t a_step = p.a.row_step;
-      if (g.strips) {
-        copy_strip(a_rows, a_step, past_row - row, p.k, strip);
-        a_rows = strip;
-        a_step = kStripBytes / static_cast<std::int64_t>(sizeof(T));
+    const std::int64_t rows = end_row - first_row;
+    const T* a_rows = element<T>(p.a, batch, first_row, 0);
+    // Few rows read B once from far away: what comes next is asked for, half of it by each of two
+    // groups of rows.
+    const std::int64_t b_bytes = p.k * p.n * static_cast<std::int64_t>(sizeof(T));
+    const bool is_far = b_bytes > (p.m == 1 ? kGemmBeyondCaches : kFarBytes);
+    const std::int64_t groups = (rows + kDotRows - 1) / kDotRows;
+    const int ahead = !is_far ? 0 : groups == 1 ? kDotColumns : groups == 2 ? kDotColumns / 2 : 0;
+    const int next = groups == 2 ? kDotColumns / 2 : 0;
+    const bool wide_dots = p.m == 1 && kWideDots<T> > kDotColumns;
+    for (std::int64_t j = first; j < past;) {
+      if (wide_dots && past - j >= kWideDots<T>) {
+        const V sum =
+            dot_lanes<T, 1, kWideDots<T>>(a_rows, 0, element<T>(p.b, batch, 0, j), p.b.column_step,
+                                          p.k, j + 2 * kWideDots<T> <= p.n ? ahead : 0);
+        T* c = element<T>(p.c, batch, 0, j);
+        const T* d = beta != T(0) ? element<T>(p.d, batch, 0, j) : c;
+        simd::store(c, finish_sum<T>(p, sum, d, j, kWideDots<T>));
+        j += kWideDots<T>;
+        continue;
       }
-      // Few rows read B once from far away: what comes next is asked for, half of it by each of two
-      // groups of rows.
-      const std::int64_t b_bytes = p.k * p.n * static_cast<std::int64_t>(sizeof(T));
-      const bool is_far = b_bytes > (p.m == 1 ? kGemmBeyondCaches : kFarBytes);
-      const std::int64_t groups = (past_row - row + kDotRows - 1) / kDotRows;
-      const int ahead = !is_far ? 0 : groups == 1 ? kDotColumns : groups == 2 ? kDotColumns / 2 : 0;
-      const int next = groups == 2 ? kDotColumns / 2 : 0;
-      const bool wide_dots = p.m == 1 && kWideDots<T> > kDotColumns;
-      for (std::int64_t j = first; j < past;) {
-        if (wide_dots && past - j >= kWideDots<T>) {
-          const V sum = dot_lanes<T, 1, kWideDots<T>>(a_rows, 0, element<T>(p.b, batch, 0, j),
-                                                      p.b.column_step, p.k,
-                                                      j + 2 * kWideDots<T> <= p.n ? ahead : 0);
-          T* c = element<T>(p.c, batch, 0, j);
-          const T* d = beta != T(0) ? element<T>(p.d, batch, 0, j) : c;
-          simd::store(c, finish_sum<T>(p, sum, d, j, kWideDots<T>));
-          j += kWideDots<T>;
-          continue;
-        }
-        // Two or three columns at the end go with those before them, which are not written again:
-        // also with another unit's, for the sums must not depend on how columns are cut.
-        std::int64_t known = 0;
-        if (past - j < kDotColumns && past - j > 1 && past >= kDotColumns) {
-          known = kDotColumns - (past - j);
-          j -= known;
-        }
-        const std::int64_t wide = past - j >= kDotColumns ? kDotColumns : 1;
-        for (std::int64_t i = row; i < past_row; i += kDotRows) {
-          const std::int64_t high = least(kDotRows, past_row - i);
-          T sums[kDotRows * kDotColumns];
-          const DotLoop<T> loop =
-              wide == kDotColumns ? dot_loop_for<T, kDotColumns>(high) : dot_loop_for<T, 1>(high);
-          loop(a_rows + (i - row) * a_step, a_step, element<T>(p.b, batch, 0, j), p.b.column_step,
-               p.k, j + 2 * kDotColumns <= p.n ? ahead : 0, i == row ? 0 : next, sums);
-          for (std::int64_t r = 0; r < high; ++r) {
-            T* c = element<T>(p.c, batch, i + r, j);
-            const T* d = beta != T(0) ? element<T>(p.d, batch, i + r, j) : nullptr;
-            if (is_plain && wide == kDotColumns && known == 0) {
-              __builtin_memcpy(c, sums + r * kDotColumns, sizeof(T) * kDotColumns);
-              continue;
-            }
-            for (std::int64_t s = known; s < wide; ++s) {
-              T value = sums[r * wide + s] * alpha;
-              if (bias) value += bias[j + s];
-              if (d) value += beta * d[s];
-              c[s] = value;
-            }
+      // Two or three columns at the end that make no fives with others go with those before them,
+      // which are not written again.
+      const std::int64_t left = past - j, odd = left % kDotColumns;
+      std::int64_t wide = left >= kDotColumns ? kDotColumns : 1, known = 0;
+      if (odd > 0 && left >= odd * kMoreColumns) {
+        wide = kMoreColumns;
+      } else if (left < kDotColumns && left > 1 && past >= kDotColumns) {
+        wide = kDotColumns;
+        known = kDotColumns - left;
+        j -= known;
+      }
+      const bool more = j + wide + kDotColumns <= p.n;
+      for (std::int64_t i = 0; i < rows; i += kDotRows) {
+        const std::int64_t high = least(kDotRows, rows - i);
+        alignas(64) T sums[kDotRows * kMoreColumns];
+        dot_loop_for<T>(high, wide)(a_rows + i * p.a.row_step, p.a.row_step,
+                                    element<T>(p.b, batch, 0, j), p.b.column_step, p.k,
+                                    more ? ahead : 0, i == 0 ? 0 : next, sums);
+        for (std::int64_t r = 0; r < high; ++r) {
+          T* c = element<T>(p.c, batch, first_row + i + r, j);
+          const T* d = beta != T(0) ? element<T>(p.d, batch, first_row + i + r, j) : c;
+          if (is_plain && wide == kDotColumns && known == 0) {
+            __builtin_memcpy(c, sums + r * kDotColumns, sizeof(T) * kDotColumns);
+            continue;
+          }
+          for (std::int64_t at = known; at < wide; at += V::lanes) {
+            const int some = static_cast<int>(least(V::lanes, wide - at));
+            const V sum = simd::load_upto(sums + r * wide + at, some);
+            simd::store_upto(c + at, finish_sum<T>(p, sum, d + at, j + at, some), some);
           }
         }
-        j += wide;
       }
-      activate_block<T>(p, element<T>(p.c, batch, row, first), past_row - row, past - first);
-      row = past_row;
+      j += wide;
     }
+    activate_block<T>(p, element<T>(p.c, batch, first_row, first), rows, past - first);
   }
 }
 
@@ -337,6 +323,37 @@ void combine_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   }
 }
 
+// ---- one term: a column times a row ------------------------------------------------------------
+
+// Whole rows of C one after another: stores bound them, and a tile of one term spends a third of
+// its time on its registers (512x4096: 113 to 70 us).
+template <class T>
+void outer_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
+  using V = Vec<T>;
+  const GemmProblem& p = g.p;
+  const bool is_plain = p.alpha == 1 && p.beta == 0 && !p.bias;
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    const std::int64_t batch = unit / p.m, row = unit % p.m;
+    const V factor = simd::set1(*element<T>(p.a, batch, row, 0));
+    const T* b = element<T>(p.b, batch, 0, 0);
+    T* c = element<T>(p.c, batch, row, 0);
+    std::int64_t j = 0;
+    if (g.stream) {
+      for (; j + V::lanes <= p.n; j += V::lanes) simd::stream(c + j, factor * simd::load(b + j));
+    } else if (is_plain) {
+      for (; j + V::lanes <= p.n; j += V::lanes) simd::store(c + j, factor * simd::load(b + j));
+    }
+    const T* d = p.beta != 0 ? element<T>(p.d, batch, row, 0) : c;
+    for (; j < p.n; j += V::lanes) {
+      const int some = static_cast<int>(least(V::lanes, p.n - j));
+      const V product = factor * simd::load_upto(b + j, some);
+      simd::store_upto(c + j, finish_sum<T>(p, product, d + j, j, some), some);
+    }
+    activate_block<T>(p, c, 1, p.n);
+  }
+  if (g.stream) simd::stream_fence();
+}
+
 // ---- sums of columns ---------------------------------------------------------------------------
 
 // Partial sums over 64 rows each, added in order: the error grows with m / 64 instead of m.
@@ -380,6 +397,11 @@ void gemm_rows(const GemmArgs& args, std::int64_t begin, std::int64_t end) {
 void gemm_combine(const GemmArgs& args, std::int64_t begin, std::int64_t end) {
   args.p.dtype == DType::f32 ? combine_body<float>(args, begin, end)
                              : combine_body<double>(args, begin, end);
+}
+
+void gemm_outer(const GemmArgs& args, std::int64_t begin, std::int64_t end) {
+  args.p.dtype == DType::f32 ? outer_body<float>(args, begin, end)
+                             : outer_body<double>(args, begin, end);
 }
 
 void gemm_column_sums(const ColumnSumArgs& args, std::int64_t begin, std::int64_t end) {

@@ -10,10 +10,11 @@
 
 namespace hotloop {
 
-constexpr double kGrainFlops = 5e5;         // about 4 microseconds
-constexpr double kShareFlops = 8e4;         // 0.7: worth another thread that is awake
-constexpr std::int64_t kDepthBytes = 4096;  // of a block of k at most: 1024 f32, 512 f64
-constexpr std::int64_t kLeast = 8;          // terms of a block of k
+constexpr double kGrainFlops = 5e5;                // about 4 microseconds
+constexpr double kShareFlops = 8e4;                // 0.7: worth another thread that is awake
+constexpr std::int64_t kDepthBytes = 4096;         // of a block of k at most: 1024 f32, 512 f64
+constexpr std::int64_t kLeast = 8;                 // terms of a block of k
+constexpr std::int64_t kStreamBytes = 24ll << 20;  // of C, most of which leave the caches
 
 inline std::int64_t blocks_of(std::int64_t size, std::int64_t block) {
   return (size + block - 1) / block;
@@ -136,6 +137,9 @@ void gemm_run_dots(const GemmProblem& problem);
 // Few rows, B with its rows in memory.
 bool gemm_prefers_rows(const GemmProblem& problem);
 void gemm_run_rows(const GemmProblem& problem);
+// One term, B a row in memory.
+bool gemm_is_outer(const GemmProblem& problem);
+void gemm_run_outer(const GemmProblem& problem);
 
 // The general way: tiles (kernels/gemm.cpp). k_total > 0: the batches are slices of so many terms.
 void gemm_run_tiles(const GemmProblem& problem, std::int64_t k_total);
