@@ -385,7 +385,7 @@ def test_one_term_is_an_outer_product(level, dtype, m, n, rng):
     bias = rng.choice(9, n).astype(dtype)
     for left, right in ((a, b), (a.T.copy().T, b.T.copy().T), (np.repeat(a, 3, 1)[:, :1], b)):
         np.testing.assert_array_equal(gemm(left, right), a @ b)
-        assert_same_bits(lambda: gemm(left, right))
+        assert_same_bits(lambda left=left, right=right: gemm(left, right))
         out = c.copy()
         gemm(left, right, bias, alpha=2, beta=-1, activation="relu", out=out)
         np.testing.assert_array_equal(out, np.maximum(2 * (a @ b) - c + bias, 0))

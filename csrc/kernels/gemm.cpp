@@ -17,15 +17,15 @@ namespace hotloop {
 
 namespace {
 
-constexpr std::int64_t kDepth = 1024;              // terms of a block of k at most
-constexpr std::int64_t kRowBytes = 576ll << 10;    // A of a unit, which stays in L2
-constexpr std::int64_t kPanelBytes = 8ll << 20;    // packed B at a time
-constexpr std::int64_t kNearBytes = 256ll << 10;   // B this small is read from L2 where it lies
-constexpr std::int64_t kTallRows = 1152;           // B is then small beside A and C
-constexpr std::int64_t kSharedBytes = 2ll << 20;   // B that is packed before them all
-constexpr std::int64_t kOwnBlocks = 8;             // of rows of C, that a thread's own panel serves
-constexpr std::int64_t kRowsAhead = 64;            // so many rows of A are fetched ahead
-constexpr std::int64_t kFewTerms = 8;              // writing C takes longer than the sums
+constexpr std::int64_t kDepth = 1024;             // terms of a block of k at most
+constexpr std::int64_t kRowBytes = 576ll << 10;   // A of a unit, which stays in L2
+constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
+constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
+constexpr std::int64_t kTallRows = 1152;          // B is then small beside A and C
+constexpr std::int64_t kSharedBytes = 2ll << 20;  // B that is packed before them all
+constexpr std::int64_t kOwnBlocks = 8;            // of rows of C, that a thread's own panel serves
+constexpr std::int64_t kRowsAhead = 64;           // so many rows of A are fetched ahead
+constexpr std::int64_t kFewTerms = 8;             // writing C takes longer than the sums
 
 // Columns of a tile at the level in force. The kernels take any width, so nothing breaks when
 // another thread forces another level meanwhile.
