@@ -56,6 +56,19 @@ def problem(n, c, h, w, o, kh, kw, **how) -> Problem:
     return Problem(n, c, h, w, o, kh, kw, how)
 
 
+# Pixels that fill vectors while w is read as it lies: none, one and two beyond a block, one less.
+FEW_PIXELS = [
+    problem(1, 130, 4, 4, 131, 3, 3, padding=1),
+    problem(1, 33, 7, 7, 210, 3, 3, padding=1),
+    problem(2, 25, 5, 5, 201, 3, 3, padding=2, dilation=2),
+    problem(1, 80, 47, 1, 190, 3, 1, padding=(1, 0)),
+    problem(1, 20, 16, 15, 257, 3, 3, stride=2, padding=1),  # a panel of four blocks
+    problem(1, 300, 7, 7, 197, 3, 3, padding=1),  # two runs of terms
+    problem(1, 210, 7, 7, 200, 1, 1),
+    problem(1, 210, 13, 14, 200, 1, 1, stride=2),
+    problem(1, 90, 9, 9, 290, 3, 2, stride=(1, 2), padding=(0, 1)),
+]
+
 SHAPES = [
     problem(1, 1, 1, 1, 1, 1, 1),
     problem(2, 1, 8, 8, 16, 3, 3, padding=1),
@@ -108,6 +121,7 @@ SHAPES = [
     problem(9, 64, 5, 5, 256, 3, 3, padding=1),
     problem(1, 256, 6, 7, 250, 3, 3, stride=(2, 3), padding=(1, 2), dilation=(1, 2)),
     problem(2, 128, 6, 6, 140, 3, 3, groups=2),
+    *FEW_PIXELS,
 ]
 
 

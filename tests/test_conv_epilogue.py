@@ -21,7 +21,12 @@ SHAPES = [
     (2, 1024, 3, 4, 1024, (3, 3), {"groups": 1024, "padding": 1}),  # rows copied in strips
     (40, 2, 5, 5, 4, (2, 2), {}),
     (1, 8, 41, 60, 8, (3, 3), {"padding": 1}),
-    (3, 250, 4, 5, 256, (3, 3), {"padding": 1}),  # panel by panel
+    (3, 250, 5, 5, 256, (3, 3), {"padding": 1}),  # panel by panel
+]
+# Results of few pixels read w as it lies, which adds in another order than a pack.
+FEW = [
+    (1, 40, 7, 7, 210, (3, 3), {"padding": 1}),
+    (2, 75, 5, 5, 200, (2, 3), {"padding": (1, 2), "dilation": (2, 2)}),
 ]
 
 
@@ -32,7 +37,7 @@ def drawn(rng, shape, dtype):
     return x, weight, rng.uniform(-1, 1, o).astype(dtype)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES + FEW, ids=str)
 def test_residual(shape, dtype, level, rng):
     x, w, b = drawn(rng, shape, dtype)
     how = shape[-1]
@@ -107,6 +112,25 @@ def test_packed_weights_give_the_same_bits(shape, dtype, level, rng):
             kernels.conv2d_relu_max_pool2d(x, pack, b, **how),
             kernels.conv2d_relu_max_pool2d(x, w, b, **how),
         )
+
+
+@pytest.mark.parametrize("shape", FEW, ids=str)
+def test_few_pixels(shape, dtype, level, rng):
+    """Other orders of memory, pools, threads: the same bits; packs: the same to rounding."""
+    x, w, b = drawn(rng, shape, dtype)
+    how = shape[-1]
+    expected = kernels.conv2d(x, w, b, **how)
+    np.testing.assert_array_equal(kernels.conv2d(x.copy("C"), w, b, **how), expected)
+    np.testing.assert_array_equal(
+        kernels.conv2d(x[..., ::-1].copy()[..., ::-1], w, b, **how), expected
+    )
+    y, taps = kernels.conv2d_relu_max_pool2d(x, w, b, return_indices=True, **how)
+    pooled, places = kernels.max_pool2d(kernels.relu(expected), 2, return_indices=True)
+    np.testing.assert_array_equal(y, pooled)
+    np.testing.assert_array_equal(taps, np.where(pooled > 0, places, 4))
+    pack = kernels.conv_pack(w)
+    np.testing.assert_allclose(kernels.conv2d(x, pack, b, **how), expected, rtol=1e-4, atol=1e-4)
+    ref.assert_same_bits(lambda: kernels.conv2d(x, w, b, activation="tanh", **how))
 
 
 def test_packs_of_signals_and_volumes(rng):

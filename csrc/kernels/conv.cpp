@@ -265,6 +265,7 @@ PackedWeights packed_by_caller(const ConvProblem& p) {
 
 void conv_forward(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
                   const ConvEpilogue& epilogue, const ConvImage& y) {
+  if (!p.packed && conv_few_pixels(p, x, w, epilogue, y)) return;
   if (!p.packed && conv_pointwise(p, x, w, epilogue, y)) return;
   const Source source = source_of(x, p.n, p.c, p.d, p.h, p.w);
   const Destination to{y.data, y.stride_n, y.stride_d, y.stride_h, y.stride_w};
@@ -277,6 +278,7 @@ void conv_forward(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
 
 void conv_forward_pool(const ConvProblem& problem, const ConvImage& x, const ConvKernel& w,
                        const ConvEpilogue& epilogue, const ConvImage& y, const ConvImage& taps) {
+  if (!problem.packed && conv_few_pixels(problem, x, w, epilogue, y, &taps)) return;
   ConvProblem p = problem;  // the last row or column of an odd number is in no window
   p.out_h = problem.out_h / 2 * 2, p.out_w = problem.out_w / 2 * 2;
   run_pass(p, source_of(x, p.n, p.c, p.d, p.h, p.w), forward_axes(p), p.groups, p.o / p.groups,

@@ -263,6 +263,37 @@ struct ConvLanesArgs {
   ConvScratch scratch;
 };
 
+// Forward of few pixels, which fill the vectors in place of the output channels: weights, of which
+// there are many more, are read as they lie. Terms count through the channels, taps of each.
+struct ConvFewArgs {
+  DType dtype;
+  const void* x;
+  std::int64_t stride_c, channels, taps, depth;  // depth = channels * taps
+  const std::int64_t* source;                    // [taps][pixels]: channel 0 in x, or kOutside
+  // Pixels of the tiles in columns of blocks; `rest` more are dot products.
+  std::int64_t pixels, rest;
+  ConvColumns columns;
+  void* packed;  // the pixels, [panel][depth][columns of the panel], then [rest][depth]
+  const void* w;
+  std::int64_t stride_o, outputs;  // terms are dense
+  std::int64_t rows, run;          // outputs of a unit, terms at a time
+  const std::int64_t* offset;      // [run]: 0, 1, 2, ...
+  const void* bias;                // null: none
+  std::int64_t bias_stride;
+  void* y;  // channels dense
+  const void* residual;
+  const std::int64_t *y_pixel, *residual_pixel;  // [pixels]
+  Activation activation;
+  double activation_alpha;
+  // In place of y: a strip of all pixels of a unit, where y_pixel says; its images, their even
+  // rows, and its columns.
+  const ConvPoolTarget* pool;
+  std::int64_t images, even_rows, out_w;
+  ConvScratch scratch;  // [rows][pitch], then the strip
+  std::int64_t pitch;
+};
+inline constexpr std::int64_t kOutside = INT64_MIN;
+
 // The gradient of relu and the 2x2 maxima at once: dx[pixel] = dy where the window's tap is the
 // pixel and y > 0, else 0. A unit is two rows of dx, the last one perhaps of one row.
 struct ConvPoolBackwardArgs {
@@ -299,6 +330,8 @@ HOTLOOP_KERNEL(conv_depthwise_weight, ConvWeightArgs)
 HOTLOOP_KERNEL(conv_depthwise_rows_weight, ConvWeightArgs)
 HOTLOOP_KERNEL(conv_narrow, ConvNarrowArgs)
 HOTLOOP_KERNEL(conv_lanes, ConvLanesArgs)
+HOTLOOP_KERNEL(conv_few_pack, ConvFewArgs)  // a unit is a block of channels
+HOTLOOP_KERNEL(conv_few, ConvFewArgs)       // of output channels
 HOTLOOP_KERNEL(conv_weight_sum, ConvWeightSumArgs)
 HOTLOOP_KERNEL(conv_pick, ConvPickArgs)
 HOTLOOP_KERNEL(conv_pool_backward, ConvPoolBackwardArgs)

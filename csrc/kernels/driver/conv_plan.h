@@ -131,6 +131,13 @@ bool conv_narrow_input(const ConvProblem& p, const ConvImage& dy, const ConvKern
 bool conv_lanes_input(const ConvProblem& p, const ConvImage& dy, const ConvKernel& w,
                       const ConvEpilogue& epilogue, const ConvImage& dx);
 
+// Forward of few pixels, whose weights are read where they lie; false, and nothing done, where it
+// would not pay.
+// With taps y is relu and the maxima of 2x2 windows.
+bool conv_few_pixels(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
+                     const ConvEpilogue& epilogue, const ConvImage& y,
+                     const ConvImage* taps = nullptr);
+
 // 1x1 kernels as plain products; false, and nothing done, where they are none.
 bool conv_pointwise(const ConvProblem& p, const ConvImage& x, const ConvKernel& w,
                     const ConvEpilogue& epilogue, const ConvImage& y);

@@ -120,7 +120,8 @@ def conv_pack(
 
     A convolution packs what it needs on its own; ahead of time it pays where the same w meets few
     pixels again and again, as in a network that is trained no more. The results are the same bits,
-    but for 1x1 kernels, which without a pack are plain products and add in another order.
+    but for 1x1 kernels, which without a pack are plain products and add in another order, and for
+    results of up to 64 pixels, which without a pack read w as it lies.
 
     Args:
         w: the kernels of `conv1d`, `conv2d` or `conv3d`, which its number of axes tells; any
