@@ -86,6 +86,12 @@ def test_results_round_to_nearest_even(level, rng):
         assert_rounded(got, np.broadcast_to(expected, got.shape))
 
 
+def test_subnormal_results_are_kept(level, rng):
+    a, b = integers(rng, (13, 20)), integers(rng, (20, 99))
+    scale = 2.0**-128
+    assert_rounded(gemm(a, b, alpha=scale), exact(a, b) * F32(scale))
+
+
 def test_nan_and_infinity_stay_in_their_rows_and_columns(level, rng):
     a, b = integers(rng, (9, 35)) + BF16(0.5), integers(rng, (35, 67)) + BF16(0.5)
     a[8, 34], b[17, 66] = np.nan, np.inf

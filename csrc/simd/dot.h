@@ -132,9 +132,14 @@ struct SumVector<std::int32_t> {
 typedef std::uint16_t Half16 __attribute__((vector_size(kBytes / 2)));
 
 HOTLOOP_SIMD Int<float> load_u16(const std::uint16_t* p) {
+#if defined(HOTLOOP_LEVEL_AVX512) || defined(HOTLOOP_LEVEL_AVX512BF16)
+  // gcc 12 converts halves of it: packing 256x256 took 4.9 us, 3.9 with this.
+  return {(Int<float>::type)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p))};
+#else
   Half16 half;
   __builtin_memcpy(&half, p, sizeof(half));
   return {(Int<float>::type) __builtin_convertvector(half, Int<float>::utype)};
+#endif
 }
 HOTLOOP_SIMD Vec<float> load_bf16_upto(const std::uint16_t* p, std::int64_t n) {
   if (n >= Vec<float>::lanes) return as_vec<float>(shift_left<16>(load_u16(p)));
@@ -159,6 +164,20 @@ HOTLOOP_SIMD void store_bf16_upto(std::uint16_t* p, Vec<float> a, std::int64_t n
       if (i < n) p[i] = half[i];
     }
   }
+}
+// Two whole vectors.
+HOTLOOP_SIMD void store_bf16_pair(std::uint16_t* p, Vec<float> low, Vec<float> high) {
+#if defined(HOTLOOP_LEVEL_AVX512BF16)
+  // The instruction, where nothing is subnormal: 4 of 160 us of a product of 256^3.
+  constexpr int kSubnormal = 0x20;
+  if ((_mm512_fpclass_ps_mask(low.v, kSubnormal) | _mm512_fpclass_ps_mask(high.v, kSubnormal)) ==
+      0) {
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high.v, low.v));
+    return;
+  }
+#endif
+  store_bf16_upto(p, low, Vec<float>::lanes);
+  store_bf16_upto(p + Vec<float>::lanes, high, Vec<float>::lanes);
 }
 HOTLOOP_SIMD Vec<float> float_of(Int<float> a) {  // rounded to the nearest
   return {__builtin_convertvector(a.v, Vec<float>::type)};

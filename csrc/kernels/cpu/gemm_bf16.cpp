@@ -24,6 +24,19 @@ inline Vec<float> load_c(const DotProblem& p, const void* c, std::int64_t at, st
   return simd::load_bf16_upto(static_cast<const std::uint16_t*>(c) + at, n);
 }
 
+bool is_plain(const DotProblem& p) {
+  return p.alpha == 1 && p.beta == 0 && !p.bias && p.activation == Activation::none;
+}
+
+void round_row(const float* sum, std::uint16_t* c, std::int64_t columns) {
+  constexpr std::int64_t kLanes = Vec<float>::lanes;
+  std::int64_t j = 0;
+  for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
+    simd::store_bf16_pair(c + j, simd::load(sum + j), simd::load(sum + j + kLanes));
+  }
+  for (; j < columns; j += kLanes) simd::store_bf16_upto(c + j, simd::load(sum + j), columns - j);
+}
+
 void finish_row(const DotProblem& p, float* sum, void* c, std::int64_t column,
                 std::int64_t columns) {
   constexpr int kLanes = Vec<float>::lanes;
@@ -42,13 +55,9 @@ void finish_row(const DotProblem& p, float* sum, void* c, std::int64_t column,
   if (p.activation != Activation::none) {
     activate_row<float>(p.activation, p.activation_alpha, sum, columns);
   }
+  if (p.c_type != DType::f32) return round_row(sum, static_cast<std::uint16_t*>(c), columns);
   for (std::int64_t j = 0; j < columns; j += kLanes) {
-    const Vec<float> v = simd::load(sum + j);
-    if (p.c_type == DType::f32) {
-      simd::store_upto(static_cast<float*>(c) + j, v, columns - j);
-    } else {
-      simd::store_bf16_upto(static_cast<std::uint16_t*>(c) + j, v, columns - j);
-    }
+    simd::store_upto(static_cast<float*>(c) + j, simd::load(sum + j), columns - j);
   }
 }
 
@@ -59,6 +68,13 @@ void finish_block(const DotProblem& p, const DotBlock& block, float* sums) {
       (p.c.offsets ? p.c.offsets[block.batch] : block.batch * p.c.batch_step) +
       block.row * p.c.row_step + block.column;
   char* c = static_cast<char*>(p.c.data) + start * item;
+  if (is_plain(p) && p.c_type != DType::f32) {
+    for (std::int64_t i = 0; i < block.rows; ++i) {
+      round_row(sums + i * kDotPanel, reinterpret_cast<std::uint16_t*>(c) + i * p.c.row_step,
+                block.columns);
+    }
+    return;
+  }
   for (std::int64_t i = 0; i < block.rows; ++i) {
     finish_row(p, sums + i * kDotPanel, c + i * p.c.row_step * item, block.column, block.columns);
   }
@@ -77,8 +93,7 @@ void gemm_bf16_tiles(const DotArgs& args, std::int64_t begin, std::int64_t end) 
         p.c.offsets ? p.c.offsets[block.batch] : block.batch * p.c.batch_step;
     return start + block.row * p.c.row_step + block.column;
   };
-  const bool plain = p.c_type == DType::f32 && p.activation == Activation::none && p.alpha == 1 &&
-                     p.beta == 0 && !p.bias;
+  const bool plain = p.c_type == DType::f32 && is_plain(p);
   const auto prepare = [&](const DotBlock& block, float* sums) -> DotTarget<float> {
     if (plain && block.columns % Vec<float>::lanes == 0) {
       return {static_cast<float*>(p.c.data) + start_of(block), p.c.row_step, nullptr};
