@@ -71,7 +71,7 @@ void gemm_run_rows(const GemmProblem& p) {
   const std::int64_t threads = is_short              ? std::max<std::int64_t>(short_threads(p), 1)
                                : gemm_is_parallel(p) ? num_threads()
                                                      : 1;
-  args.column_block = std::max<std::int64_t>(blocks_of(blocks_of(p.n, threads), 64) * 64, 128);
+  args.column_block = std::max<std::int64_t>(blocks_of(blocks_of(p.n, threads), 16) * 16, 128);
   args.column_blocks = blocks_of(p.n, args.column_block);
   Split split = split_of(p, p.batches * args.column_blocks, 4 * flops_of(p));
   if (is_short) {

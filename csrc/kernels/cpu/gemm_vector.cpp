@@ -132,18 +132,18 @@ template <class T, int Rows, int Streams>
   V factor[Rows][Streams];
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) factor[r][s] = simd::set1(x[r * kStreams + s]);
   }
   const T* row[Streams];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int s = 0; s < Streams; ++s) row[s] = b[s];
   std::int64_t j = 0;
   for (; j + V::lanes <= columns; j += V::lanes) {
     V sum[Rows];
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) sum[r] = simd::load(sums + r * pitch + j);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) {
       const V bv = simd::load(row[s] + j);
       if (fetch) __builtin_prefetch(row[s] + j + ahead, 0, 2);
@@ -158,7 +158,7 @@ template <class T, int Rows, int Streams>
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
       V sum = simd::load_n(sums + r * pitch + j, some);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int s = 0; s < Streams; ++s) {
         sum = simd::fma(factor[r][s], simd::load_n(row[s] + j, some), sum);
       }
@@ -255,6 +255,20 @@ void rows_of_block(const GemmArgs& g, std::int64_t batch, std::int64_t first,
       const bool more = at + 2 * kManyStreams <= p.k;
       stream_many_rows<T>(element<T>(p.b, batch, at, first), p.b.row_step,
                           more ? kManyStreams * p.b.row_step : 0, x, columns, sums);
+    }
+  }
+  // A single row: eight, so that the sums are read and written half as often.
+  if constexpr (simd::kBytes == 64) {
+    for (; p.m == 1 && at + kManyStreams <= p.k; at += kManyStreams) {
+      const T* b[kManyStreams];
+      T x[kManyStreams];
+      for (std::int64_t s = 0; s < kManyStreams; ++s) {
+        b[s] = element<T>(p.b, batch, at + s, first);
+        x[s] = *element<T>(p.a, batch, 0, at + s);
+      }
+      const bool more = far && at + 2 * kManyStreams <= p.k;
+      stream_rows<T, 1, kManyStreams>(b, more ? kManyStreams * p.b.row_step : 0, x, columns, sums,
+                                      columns);
     }
   }
   while (at < p.k) {
