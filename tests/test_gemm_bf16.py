@@ -15,10 +15,10 @@ ml_dtypes = pytest.importorskip("ml_dtypes")
 
 BF16, F32 = ml_dtypes.bfloat16, np.float32
 # Around the rows of a tile, of a unit and of a packed block; the lanes and panels; words of two,
-# slices of 256 and blocks of 512 words.
+# slices of 256 and blocks of 1,024 words.
 ROWS = (1, 2, 3, 5, 6, 7, 13, 35, 63, 64, 65, 71, 72, 73, 145)
 COLUMNS = (1, 3, 4, 5, 8, 9, 15, 16, 17, 31, 33, 48, 63, 64, 65, 127, 130)
-DEPTHS = (0, 1, 2, 3, 7, 8, 63, 64, 65, 127, 129, 511, 513, 1023, 1025)
+DEPTHS = (0, 1, 2, 3, 7, 8, 63, 64, 65, 127, 129, 511, 513, 1023, 1025, 2048, 2050, 4099)
 
 
 level = level_fixture(DOT_LEVELS)

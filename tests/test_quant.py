@@ -18,7 +18,7 @@ F32, I32, S8, U8 = np.float32, np.int32, np.int8, np.uint8
 # the lanes (4, 8, 16), the panels (16, 32, 64) and the words of four, slices and blocks of k.
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 35, 63, 64, 65, 71, 72, 73, 145)
 COLUMNS = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 127, 130)
-DEPTHS = (0, 1, 2, 3, 4, 5, 7, 15, 16, 63, 64, 65, 255, 257, 1023, 1025, 2047, 2049)
+DEPTHS = (0, 1, 2, 3, 4, 5, 7, 15, 16, 63, 64, 65, 255, 257, 1023, 1025, 2047, 2049, 4096, 4101)
 
 
 level = level_fixture(DOT_LEVELS)

@@ -18,7 +18,7 @@ using simd::Word;
 // Without the instruction, words split in two take twice the registers.
 constexpr int kDotVectors = simd::kNativeDot ? 4 : 2;
 constexpr int kDotTileRows = simd::kBytes == 64 ? 6 : simd::kBytes == 32 ? 3 : 2;
-constexpr std::int64_t kDotDepth = 512;  // words: 128 KB of a panel in L2, 12 KB of A in L1
+constexpr std::int64_t kDotDepth = 1024;  // words: 256 KB of a panel in L2
 
 template <class Sum>
 struct DotTile {
