@@ -48,6 +48,8 @@ struct TapBox {
   }
 };
 
+constexpr std::int64_t kFewTerms = 64;
+
 // Channels [channel, channel + channels) of all pixels of a slab against one panel, whose terms for
 // them begin at `weights`.
 template <class T>
@@ -73,7 +75,20 @@ void run_tiles(const ConvTilesArgs& args, const PanelPlace& place, const SlabPar
     tile.stream = args.stream && channel + channels == args.channels &&
                   vectors * kLanes * sizeof(T) % kBlockBytes == 0;
     const ConvPixel* next = args.order;
-    for (std::int64_t pixel = 0; pixel < part.pixels; pixel += most) {
+    std::int64_t pixel = 0;
+    if constexpr (simd::kBytes == 64) {
+      tile.depth = args.taps * channels;
+      if (!next && vectors == 2 && tile.init && tile.depth <= kFewTerms &&
+          tile.columns >= 2 * kLanes && args.slab.out_w % 2 == 0 && part.pixels >= most) {
+        tile.offset = taps;
+        tile.b = weights + column;
+        (tile.stream ? conv_tiles_of_few_terms<T, true>
+                     : conv_tiles_of_few_terms<T, false>)(tile, source, args.slab.pixel, y + column,
+                                                          args.y_pixel, part.pixels / most);
+        pixel = part.pixels / most * most;
+      }
+    }
+    for (; pixel < part.pixels; pixel += most) {
       const int rows = part.pixels - pixel < most ? static_cast<int>(part.pixels - pixel) : most;
       if (!next) {  // all taps of all pixels, as they lie
         for (int i = 0; i < rows; ++i) {

@@ -125,12 +125,23 @@ inline NextSlab next_slab(const ConvWeightArgs& args, const SlabPart& part,
   return next;
 }
 
+// Three taps of three channels side by side: the nine terms of a row of taps are neighbours in the
+// image. Of 27 terms three tiles of nine are whole, where 12, 12 and 3 would read dy a third time
+// for few products, from L2.
+constexpr int kBeside = 9;
+template <class T>
+inline bool nine_beside(const ConvWeightArgs& args) {
+  return simd::kBytes == 64 && args.taps_w == 3 && args.run == 3 &&
+         args.tap[1] - args.tap[0] == 3 && args.tap[2] - args.tap[1] == 3;
+}
+
 // Adds the products of terms [begin, end) over some pixels to one vector of the partial's columns.
 template <class T>
 inline void add_terms(const ConvWeightArgs& args, ConvTile<T>& tile, const T* source, T* c,
                       std::int64_t begin, std::int64_t end, int vectors, NextSlab& next) {
   const std::int64_t pitch = args.columns.blocks / args.parts * kBlock<T>;
-  const int most = conv_tile_rows(vectors);
+  const bool beside = vectors == 2 && nine_beside<T>(args);
+  const int most = beside ? kBeside : conv_tile_rows(vectors);
   std::int64_t tap = begin / args.run, channel = begin % args.run;
   for (std::int64_t term = begin; term < end; term += most) {
     const int rows = end - term < most ? static_cast<int>(end - term) : most;
@@ -144,6 +155,12 @@ inline void add_terms(const ConvWeightArgs& args, ConvTile<T>& tile, const T* so
     }
     if (rows < most) fill_rows(tile, rows);
     next.fetch(tile);
+    if constexpr (simd::kBytes == 64) {
+      if (beside) {
+        conv_tile_loop<T, kBeside, 2, false, false, true>(tile);
+        continue;
+      }
+    }
     run_conv_tile(tile, rows, vectors);
   }
 }
