@@ -237,6 +237,23 @@ def test_pixels_at_the_edges(outputs, rng, level):
         check_three(check, check.make(rng, np.float32))
 
 
+@pytest.mark.parametrize(("channels", "outputs"), [(1, 32), (3, 32), (3, 20), (7, 31), (8, 32)])
+def test_first_layers(channels, outputs, dtype, rng, level):
+    """Sums of few terms: tiles in one loop where rows have even lengths, their rest behind them."""
+    for p in (
+        problem(3, channels, 9, 14, outputs, 3, 3, padding=1),
+        problem(2, channels, 5, 8, outputs, 3, 3),
+        problem(1, channels, 4, 6, outputs, 3, 3),  # two whole tiles of one row each
+        problem(1, channels, 4, 13, outputs, 3, 3, padding=1),  # an odd length
+        problem(1, channels, 9, 26, outputs, 3, 3, stride=2, padding=(2, 1)),
+        problem(1, channels, 8, 14, outputs, 3, 3, dilation=(2, 3), padding=3),
+        problem(2, 2 * channels, 6, 12, 2 * outputs, 3, 3, groups=2, padding=1),
+    ):
+        x, w, b, dy = p.make(rng, dtype)
+        check_three(p, (x, w, b, dy))
+        check_three(p, (channels_last(x), w, b, channels_last(dy)))
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_gradients_by_few_channels(channels, dtype, rng, level):
     """Channels-last dy with whole vectors of outputs is read in place: edges of its tiles."""

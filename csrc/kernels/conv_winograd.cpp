@@ -53,8 +53,8 @@ void conv_forward_winograd(const ConvProblem& p, const ConvImage& x, const ConvK
   const std::int64_t panel = ceil_div(columns.blocks, columns.panels) * kLanes;
   const std::int64_t tile_bytes = 4 * kWinogradTiles * (whole(p.c, kLanes) + panel);
   std::int64_t block = std::max(kBlockMemory / tile_bytes / kTileRows, std::int64_t{2}) * kTileRows;
-  // Enough units for every thread, as long as the rows of a tile are filled.
-  block = std::min(block, whole(ceil_div(tiles, kSlabsWanted), kTileRows));
+  // Enough units for every thread, and as even as they can be: 16, 16, ... and not 18, 18, ..., 2.
+  block = std::min(block, whole(ceil_div(tiles, kSlabsWanted), 2));
   args.block = std::min(std::max(block, kTileRows), tiles);
   const std::int64_t blocks = ceil_div(tiles, args.block);
   args.splits =
