@@ -30,22 +30,6 @@ bool streams(const ConvSlab& slab, const PassAxes& axes, std::int64_t columns, s
          first * item % kBlockBytes == 0;
 }
 
-// Where each pixel of a slab lies in an image of a pass's result.
-Table pixel_table(const ConvSlab& slab, const PassAxes& axes, std::int64_t stride_n,
-                  std::int64_t stride_h, std::int64_t stride_w) {
-  Table table;
-  table.reserve(static_cast<std::size_t>(slab.images * slab.rows * slab.out_w));
-  for (std::int64_t image = 0; image < slab.images; ++image) {
-    for (std::int64_t row = 0; row < slab.rows; ++row) {
-      std::int64_t at = image * stride_n + row * axes.rows.out_step * stride_h;
-      for (std::int64_t col = 0; col < slab.out_w; ++col, at += axes.cols.out_step * stride_w) {
-        table.push_back(at);
-      }
-    }
-  }
-  return table;
-}
-
 }  // namespace
 
 void pack_bias(DType dtype, const ConvEpilogue& epilogue, const PackShape& shape, char* packed) {
@@ -60,69 +44,6 @@ void pack_bias(DType dtype, const ConvEpilogue& epilogue, const PackShape& shape
       from += epilogue.bias_stride * item;
     }
   }
-}
-
-ConvTilesArgs pass_tiles(const ConvProblem& problem, const Source& source, const PassAxes& axes,
-                         const PackShape& shape, const ConvEpilogue& epilogue, const Destination& y,
-                         PassTables& tables) {
-  const auto& [planes, rows, cols] = axes;
-  const ConvSlab& slab = tables.plan.slab;
-  const std::int64_t item = bytes_of(problem.dtype), channels = source.channels / problem.groups;
-  const Table offsets = tap_offsets(slab, axes);
-  const std::int64_t last = shape.run_channels > 0 ? channels % shape.run_channels : 0;
-  tables.tap.reserve(static_cast<std::size_t>(axes.taps() * (shape.run_channels + last)));
-  for (const std::int64_t run : {std::min(channels, shape.run_channels), last}) {
-    for (const std::int64_t offset : offsets) {
-      for (std::int64_t channel = 0; channel < run; ++channel) {
-        tables.tap.push_back(offset + channel);
-      }
-    }
-  }
-  TapRanges& row_ranges = tables.row_ranges;
-  row_ranges = taps_inside(rows, source.h);
-  if (planes.taps() > 1) {  // rows of taps of several planes: all are read
-    row_ranges.first.assign(static_cast<std::size_t>(rows.count), 0);
-    row_ranges.last.assign(static_cast<std::size_t>(rows.count), planes.taps() * rows.taps());
-  }
-  const TapRanges& col_ranges = tables.col_ranges = taps_inside(cols, source.w);
-  if (!shape.depthwise) tables.order = tile_order(slab, axes, row_ranges, col_ranges, channels);
-  tables.y_pixel = pixel_table(slab, axes, y.stride_n, y.stride_h, y.stride_w);
-  const ConvImage& residual = epilogue.residual;
-  if (residual.data) {
-    tables.residual_pixel =
-        pixel_table(slab, axes, residual.stride_n, residual.stride_h, residual.stride_w);
-  }
-
-  ConvTilesArgs args{};
-  args.dtype = problem.dtype;
-  args.slab = slab;
-  args.tap = tables.tap.data();
-  args.depth = axes.taps() * channels;
-  args.groups = shape.groups;
-  args.stride_group = channels;
-  args.first_taps = row_ranges.first.data(), args.last_taps = row_ranges.last.data();
-  args.first_cols = col_ranges.first.data(), args.last_cols = col_ranges.last.data();
-  args.order = tables.order.empty() ? nullptr : tables.order.data();
-  args.taps = axes.taps(), args.taps_w = cols.taps();
-  args.channels = channels, args.run_channels = shape.run_channels;
-  args.columns = shape.columns;
-  args.y = static_cast<char*>(y.data) +
-           item * (planes.out_first * y.stride_d + rows.out_first * y.stride_h +
-                   cols.out_first * y.stride_w);
-  args.y_stride_n = y.stride_n;
-  args.y_stride_d = planes.out_step * y.stride_d;
-  args.y_stride_h = rows.out_step * y.stride_h;
-  args.y_pixel = tables.y_pixel.data();
-  const auto* added = static_cast<const char*>(residual.data);
-  if (added) {
-    added += item * (planes.out_first * residual.stride_d + rows.out_first * residual.stride_h +
-                     cols.out_first * residual.stride_w);
-  }
-  args.residual = {added, residual.stride_n, residual.stride_d, residual.stride_h,
-                   tables.residual_pixel.data()};
-  args.activation = epilogue.activation;
-  args.activation_alpha = epilogue.activation_alpha;
-  return args;
 }
 
 void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& axes,
@@ -158,13 +79,11 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
     }
     return;
   }
-  // An image that weights outweigh is not cut into more pieces than threads need: each of them
-  // reads all weights.
-  const bool heavy = depth * group_columns > source.h * source.w * channels * planes.span;
-  PassTables tables;
-  tables.plan = plan_slabs(dtype, source, axes, copied, group_columns * groups, pixel_work,
-                           pack_groups * columns.panels * (heavy ? 2 : 1), strips, pools ? 2 : 1);
-  const SlabPlan& plan = tables.plan;
+  const std::int64_t panel_bytes = ceil_div(columns.blocks, columns.panels) * kBlockBytes;
+  const std::int64_t pitch = panel_bytes / item;
+  const std::shared_ptr<const PassTables> tables = pass_tables(
+      problem, source, axes, shape, group_columns, copied, epilogue.residual, y, pools ? pitch : 0);
+  const SlabPlan& plan = tables->plan;
   const ConvSlab& slab = plan.slab;
 
   // Where a panel is read by a slab or two only, it is packed run by run into the cache of the one
@@ -183,9 +102,7 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   if (!packed.data) plan_pack(dtype, weights, axes, channels, shape, packed_weights, pack);
   if (pack_now) run_pack(shape, pack.args);
 
-  ConvTilesArgs args = pass_tiles(problem, source, axes, shape, epilogue, y, tables);
-  const std::int64_t panel_bytes = ceil_div(columns.blocks, columns.panels) * kBlockBytes;
-  const std::int64_t pitch = panel_bytes / item;
+  ConvTilesArgs args = pass_tiles(problem, source, axes, shape, epilogue, y, *tables);
   const double work =
       pixel_work * static_cast<double>(slab.n * slab.out_d * slab.out_h * slab.out_w);
   const std::int64_t panels = pack_groups * columns.panels;
@@ -227,8 +144,6 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
             slab_bytes + run_bytes,
             pitch};
     args.pool = &pool;
-    Table& strip = tables.y_pixel;
-    for (std::size_t p = 0; p < strip.size(); ++p) strip[p] = static_cast<std::int64_t>(p) * pitch;
     args.y = nullptr;
     args.y_stride_n = args.y_stride_d = args.y_stride_h = 0;
   }

@@ -132,6 +132,7 @@ bool run_panels(const ConvProblem& problem, const Source& source,
   for (std::size_t i = 0; i < passes.size(); ++i) {
     tables[i].plan = plan_slabs_of(problem.dtype, source, passes[i], source.channels, false,
                                    {images, passes[i].rows.count});
+    fill_tables(source, passes[i], channels, shape, epilogue.residual, y, tables[i]);
     ConvTilesArgs& tiles = args[i].tiles;
     tiles = pass_tiles(problem, source, passes[i], shape, epilogue, y, tables[i]);
     tiles.bias = bias.get();

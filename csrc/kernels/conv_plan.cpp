@@ -118,6 +118,8 @@ namespace {
 constexpr std::int64_t kSlabBytes = 224 << 10;
 constexpr std::int64_t kSlabPixels = 1024;
 constexpr double kWorkOfAGrain = 1e6;
+constexpr double kWorkOfShares = 4e5;       // in all: worth another thread that is awake
+constexpr std::int64_t kSharePixels = 256;  // below, packing for both takes as long
 constexpr std::int64_t kSpreadBytes = 512;
 // Pixels so far apart share one place of the first cache; from half of it on rows in place win.
 constexpr std::int64_t kPageBytes = 4096;
@@ -182,6 +184,8 @@ SlabCut cut_slabs(DType dtype, const ConvSlab& slab, std::int64_t out_channels, 
     if (work >= kWorkWorthSplitting) {
       const std::int64_t most = slab.n * splits / kSlabsWanted;
       cut.images = std::max<std::int64_t>(1, std::min(cut.images, most));
+    } else if (work >= kWorkOfShares && slab.n * slab.out_h * slab.out_w >= kSharePixels) {
+      cut.images = std::min(cut.images, ceil_div(slab.n, 2));
     }
   }
   if (cut.images == 1) {
@@ -365,7 +369,7 @@ Table tap_offsets(const ConvSlab& slab, const PassAxes& axes) {
   const std::int64_t plane_step = slab.direct ? slab.stride_d : slab.height * row_step;
   // Of each tap along an axis: its shift, or where its own copies begin.
   const auto places = [&](const AxisPlan& axis, const std::int64_t* shift, std::int64_t count) {
-    Table table = axis.shift;
+    Table table(axis.shift.begin(), axis.shift.end());
     for (std::size_t i = 0; !slab.direct && shift && i < table.size(); ++i) {
       table[i] = static_cast<std::int64_t>(i) * count;
     }
@@ -389,14 +393,14 @@ Table tap_offsets(const ConvSlab& slab, const PassAxes& axes) {
 ConvRowTaps plan_row_taps(DType dtype, const Source& source, const PassAxes& axes,
                           std::int64_t y_step) {
   const AxisPlan& cols = axes.cols;
-  const bool three = cols.shift == Table{0, 1, 2} && (cols.step == 1 || cols.step == 2);
+  const bool three = cols.shift == Numbers{0, 1, 2} && (cols.step == 1 || cols.step == 2);
   const AxisPlan& planes = axes.planes;  // an image, not a volume with planes of padding
   const bool image = source.d == 1 && planes.taps() == 1 && planes.count == 1 && planes.first == 0;
   if (!three || !image || source.stride_c != 1) return {};
   if (axes.rows.taps() > kMaxRowTaps) return {};
   const std::int64_t item = bytes_of(dtype), strip = kStripBlocks * kBlockBytes / item;
   const std::int64_t bytes = item * source.n * source.h * source.w * source.channels;
-  const bool square = cols.step == 1 && axes.rows.step == 1 && axes.rows.shift == Table{0, 1, 2};
+  const bool square = cols.step == 1 && axes.rows.step == 1 && axes.rows.shift == Numbers{0, 1, 2};
   const bool pages = source.stride_w * item % kPageBytes == 0 && source.channels > strip;
   const bool slide = square && (y_step == 0 || bytes <= kSlideBytes);
   const bool copied = pages && !slide;
@@ -419,8 +423,14 @@ std::int64_t dense_run(const Table& term, const Table& order) {
 
 Split split_for(std::int64_t units, double unit_work, bool interruptible) {
   const auto grain = static_cast<std::int64_t>(kWorkOfAGrain / (unit_work + 1.0));
-  return {
+  Split split{
       .units = units, .grain = std::max<std::int64_t>(1, grain), .interruptible = interruptible};
+  if (!is_parallel(split) && units > 1 && unit_work * static_cast<double>(units) >= kWorkOfShares) {
+    // Too short to wake anybody, but not for threads that are awake.
+    split.grain = ceil_div(units, num_threads());
+    split.is_short = true;
+  }
+  return split;
 }
 
 }  // namespace hotloop

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 
 #include "kernels/driver/conv_plan.h"
 
@@ -70,18 +71,29 @@ struct PackedWeights {
   std::int64_t first = 0, depth = 0;
 };
 
-// The slabs of a pass and the tables that go with them.
+// The slabs of a pass and the tables that go with them (kernels/conv_tables.cpp).
 struct PassTables {
   SlabPlan plan;
   Table tap, y_pixel, residual_pixel;
   TapRanges row_ranges, col_ranges;
   std::vector<ConvPixel> order;
 };
-// Fills the tables for the slabs of `tables.plan`. The arguments of tiles that follow from them and
-// from the operands; weights, splits and scratch are left to the caller.
+// Fills the tables for the slabs of `tables.plan`; `channels` of a group.
+void fill_tables(const Source& source, const PassAxes& axes, std::int64_t channels,
+                 const PackShape& shape, const ConvImage& residual, const Destination& y,
+                 PassTables& tables);
+// The arguments of tiles that follow from them and from the operands; weights, splits and scratch
+// are left to the caller.
 ConvTilesArgs pass_tiles(const ConvProblem& problem, const Source& source, const PassAxes& axes,
                          const PackShape& shape, const ConvEpilogue& epilogue, const Destination& y,
-                         PassTables& tables);
+                         const PassTables& tables);
+// The tables of run_pass, kept from an earlier call or made. `copied` channels of a slab at a time;
+// `strip_pitch`: results go to a strip of scratch, so many elements from pixel to pixel.
+std::shared_ptr<const PassTables> pass_tables(const ConvProblem& problem, const Source& source,
+                                              const PassAxes& axes, const PackShape& shape,
+                                              std::int64_t group_columns, std::int64_t copied,
+                                              const ConvImage& residual, const Destination& y,
+                                              std::int64_t strip_pitch);
 // Bias into whole blocks per group, zeros behind it; all zeros without one.
 void pack_bias(DType dtype, const ConvEpilogue& epilogue, const PackShape& shape, char* packed);
 

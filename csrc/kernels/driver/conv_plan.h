@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <new>
 #include <vector>
 
 #include "core/arena.h"
@@ -12,7 +13,23 @@
 
 namespace hotloop {
 
-using Table = std::vector<std::int64_t>;
+// Whole cache lines: other threads read tables while the caller writes what else it allocates.
+template <class T>
+struct LineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+  LineAllocator() = default;
+  template <class Other>
+  LineAllocator(const LineAllocator<Other>&) {}  // NOLINT: allocators convert
+  T* allocate(std::size_t count) {
+    return static_cast<T*>(::operator new((count * sizeof(T) + 63) / 64 * 64, kLine));
+  }
+  void deallocate(T* from, std::size_t) { ::operator delete(from, kLine); }
+  bool operator==(const LineAllocator&) const = default;
+};
+
+using Table = std::vector<std::int64_t, LineAllocator<std::int64_t>>;
+using Numbers = std::vector<std::int64_t>;  // of the caller alone
 
 constexpr std::int64_t ceil_div(std::int64_t value, std::int64_t divisor) {
   return (value + divisor - 1) / divisor;
@@ -21,8 +38,8 @@ constexpr std::int64_t ceil_div(std::int64_t value, std::int64_t divisor) {
 // One axis of one pass: output position t reads source positions step * t + first + shift of each
 // tap.
 struct AxisPlan {
-  Table tap;    // index in the weights
-  Table shift;  // >= 0
+  Numbers tap;    // index in the weights
+  Numbers shift;  // >= 0
   std::int64_t step = 1, first = 0, span = 1, count = 0;
   std::int64_t out_first = 0, out_step = 1;  // where position t is written
 
