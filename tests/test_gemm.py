@@ -355,6 +355,18 @@ def test_dots_at_the_edges(level, dtype, m, rng):
             np.testing.assert_array_equal(c, expected)
 
 
+@pytest.mark.parametrize(("n", "k"), [(1030, 3100), (59, 54000)])
+def test_eight_rows_of_dots_from_memory(level, n, k, rng):
+    a, b = integers(rng, (8, k), np.float32), integers(rng, (n, k), np.float32)
+    expected = a @ b.T
+    np.testing.assert_array_equal(gemm(a, b, trans_b=True), expected)
+    bias, out = rng.choice(9, n).astype(np.float32), np.ones((8, n), np.float32)
+    gemm(a, b, bias, trans_b=True, beta=3, out=out)
+    np.testing.assert_array_equal(out, expected + bias + 3)
+    rough = rng.standard_normal(a.shape).astype(np.float32)
+    assert_same_bits(lambda: gemm(rough, b, trans_b=True))
+
+
 @pytest.mark.parametrize(
     "shape",
     [(8, 10, 512), (32, 64, 784), (31, 20, 401), (32, 5, 3000), (7, 64, 784)]

@@ -37,7 +37,9 @@ void gemm_run_dots(const GemmProblem& p) {
   GemmArgs args;
   args.row_block = p.m;
   // A unit of at least 16K products; of a single row whole vectors of results.
-  const std::int64_t least = p.m == 1 ? 16 : 8;
+  const std::int64_t least = p.m == 1                                                        ? 16
+                             : p.m == 8 && p.n * p.k * bytes_of(p.dtype) > kGemmBeyondCaches ? 24
+                                                                                             : 8;
   const std::int64_t columns = 16384 / std::max<std::int64_t>(p.k * p.m, 1);
   args.column_block = std::clamp<std::int64_t>(columns / least * least, least, 256);
   const std::int64_t all = gemm_is_parallel(p) ? num_threads() : 1;

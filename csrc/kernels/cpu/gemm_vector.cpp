@@ -44,6 +44,83 @@ inline DotLoop<T> dot_loop_for(std::int64_t rows, std::int64_t columns) {
   return columns == kDotColumns ? dot_loop_for<T, kDotColumns>(rows) : dot_loop_for<T, 1>(rows);
 }
 
+// Eight rows of A times a B that comes from memory: with four rows at a time B came twice, and A
+// from L2 for every four columns. Here pieces of k that L1 holds pass twelve columns, whose sums
+// (of lanes, in the order of the dots above) wait in L1 meanwhile.
+constexpr int kFarRows = 8, kFarColumns = 3, kFarGroups = 4;
+constexpr std::int64_t kFarPiece = 2048;  // bytes of a row
+
+// `line`: what comes next of these columns.
+template <class T>
+[[gnu::noinline]] void add_far_dots(const T* a, std::int64_t a_step, const T* b,
+                                    std::int64_t b_step, std::int64_t depth, const T* line,
+                                    Vec<T>* sums) {
+  using V = Vec<T>;
+  V sum[kFarRows][kFarColumns];
+#pragma GCC unroll 8
+  for (int i = 0; i < kFarRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kFarColumns; ++j) sum[i][j] = sums[i * kFarColumns + j];
+  }
+  for (std::int64_t at = 0; at < depth; at += V::lanes) {
+    // With plain loads gcc reads each vector of A three times.
+    const int some = static_cast<int>(least(V::lanes, depth - at));
+    V bv[kFarColumns];
+#pragma GCC unroll 4
+    for (int j = 0; j < kFarColumns; ++j) {
+      bv[j] = simd::load_n(b + j * b_step + at, some);
+      __builtin_prefetch(line + j * b_step + at, 0, 2);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kFarRows; ++i) {
+      const V av = simd::load_n(a + i * a_step + at, some);
+#pragma GCC unroll 4
+      for (int j = 0; j < kFarColumns; ++j) sum[i][j] = simd::fma(av, bv[j], sum[i][j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kFarRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kFarColumns; ++j) sums[i * kFarColumns + j] = sum[i][j];
+  }
+}
+
+// c[i][j] for eight rows and twelve columns; `more` of them lie behind.
+template <class T>
+[[gnu::noinline]] void far_dots(const GemmProblem& p, std::int64_t batch, std::int64_t row,
+                                std::int64_t column, bool more) {
+  using V = Vec<T>;
+  constexpr std::int64_t kPiece = kFarPiece / static_cast<std::int64_t>(sizeof(T));
+  constexpr int kSums = kFarRows * kFarColumns;
+  V sums[kFarGroups][kSums];
+  for (auto& group : sums) {
+    for (V& sum : group) sum = simd::zero<T>();
+  }
+  const T* a = element<T>(p.a, batch, row, 0);
+  const std::int64_t b_step = p.b.column_step;
+  for (std::int64_t at = 0; at < p.k; at += kPiece) {
+    const std::int64_t depth = least(kPiece, p.k - at);
+    for (int group = 0; group < kFarGroups; ++group) {
+      const T* b = element<T>(p.b, batch, at, column + group * kFarColumns);
+      const T* line = at + 2 * kPiece <= p.k ? b + kPiece
+                      : more                 ? b + kFarGroups * kFarColumns * b_step - at
+                                             : b;
+      add_far_dots<T>(a + at, p.a.row_step, b, b_step, depth, line, sums[group]);
+    }
+  }
+  for (int group = 0; group < kFarGroups; ++group) {
+    alignas(64) T values[kSums];
+    store_lane_sums<0, T>(sums[group], values);
+    const std::int64_t j = column + group * kFarColumns;
+    for (int i = 0; i < kFarRows; ++i) {
+      T* c = element<T>(p.c, batch, row + i, j);
+      const T* d = p.beta != 0 ? element<T>(p.d, batch, row + i, j) : c;
+      const V sum = simd::load_n(values + i * kFarColumns, kFarColumns);
+      simd::store_n(c, finish_sum<T>(p, sum, d, j, kFarColumns), kFarColumns);
+    }
+  }
+}
+
 template <class T>
 void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
   using V = Vec<T>;
@@ -77,6 +154,14 @@ void dots_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
         simd::store(c, finish_sum<T>(p, sum, d, j, kWideDots<T>));
         j += kWideDots<T>;
         continue;
+      }
+      if constexpr (simd::kBytes == 64) {
+        constexpr std::int64_t kTwelve = kFarGroups * kFarColumns;
+        if (b_bytes > kGemmBeyondCaches && rows == kFarRows && past - j >= kTwelve) {
+          far_dots<T>(p, batch, first_row, j, j + 2 * kTwelve <= p.n);
+          j += kTwelve;
+          continue;
+        }
       }
       // Two or three columns at the end that make no fives with others go with those before them,
       // which are not written again.
