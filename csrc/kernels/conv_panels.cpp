@@ -13,7 +13,6 @@ constexpr double kAllSlabBytes = 8 << 20;
 // Weights that stay in the caches are packed by all threads first: (1, 256, 14, 14) takes 0.95 of
 // the time so, with four times the weights 1.04.
 constexpr std::int64_t kPackedFirstBytes = 4 << 20;
-constexpr std::int64_t kHugePage = 2 << 20;
 constexpr std::int64_t kLeastPanels = 4;
 constexpr std::int64_t kFillElements = 16384;  // worth a thread
 
@@ -65,58 +64,93 @@ void plan_panel_pack(DType dtype, const PassWeights& w, const std::vector<PassAx
                nullptr};
 }
 
-}  // namespace
-
-bool run_panels(const ConvProblem& problem, const Source& source,
-                const std::vector<PassAxes>& all_passes, std::int64_t groups,
-                std::int64_t group_columns, const PassWeights& weights,
-                const ConvEpilogue& epilogue, const Destination& y, const void* packed) {
-  const std::int64_t item = bytes_of(problem.dtype), channels = source.channels / groups;
+// What the passes that write something have to do.
+struct PanelWork {
   std::vector<PassAxes> passes;
-  std::int64_t taps = 0, pixels = 0;
-  double work = 0, image_elements = 0;
-  for (const PassAxes& axes : all_passes) {
+  std::int64_t taps = 0, pixels = 0;    // of an image's results
+  double work = 0, image_elements = 0;  // in all; of what the passes read of an image
+};
+
+// False where one of them is none of an image.
+bool collect(const std::vector<PassAxes>& passes, const Source& source, std::int64_t groups,
+             std::int64_t group_columns, PanelWork& all) {
+  const std::int64_t channels = source.channels / groups;
+  for (const PassAxes& axes : passes) {
     const auto& [planes, rows, cols] = axes;
     if (planes.count <= 0 || rows.count <= 0 || cols.count <= 0) continue;
     if (axes.taps() == 0 || planes.taps() != 1 || planes.count != 1) return false;
-    passes.push_back(axes);
-    taps += axes.taps();
-    pixels += rows.count * cols.count;
+    all.passes.push_back(axes);
+    all.taps += axes.taps();
+    all.pixels += rows.count * cols.count;
     const auto height = static_cast<double>((rows.count - 1) * rows.step + rows.span);
     const auto width = static_cast<double>((cols.count - 1) * cols.step + cols.span);
-    image_elements += height * width * static_cast<double>(source.channels);
-    work += 2.0 * static_cast<double>(axes.taps() * channels * group_columns * groups) *
-            static_cast<double>(source.n * rows.count * cols.count);
+    all.image_elements += height * width * static_cast<double>(source.channels);
+    all.work += 2.0 * static_cast<double>(axes.taps() * channels * group_columns * groups) *
+                static_cast<double>(source.n * rows.count * cols.count);
   }
-  if (passes.empty() || channels == 0 || source.d != 1 || work < 2 * kWorkWorthSplitting) {
-    return false;
-  }
-  const PackShape shape = pack_shape(problem.dtype, channels, groups, group_columns, taps, false);
+  return !all.passes.empty() && channels > 0 && source.d == 1 &&
+         all.work >= 2 * kWorkWorthSplitting;
+}
+
+// Whether weights outweigh the images, in panels that threads can share.
+bool outweighs(const PackShape& shape, const Source& source, double image_bytes,
+               std::int64_t group_columns) {
   const std::int64_t panels = shape.groups * shape.columns.panels;
   const bool even = panels % 2 == 0 || panels > 2 * kLeastPanels;
-  if (shape.depthwise || panels < kLeastPanels || !even) return false;
-  if (image_elements * static_cast<double>(source.n * item) > kAllSlabBytes) return false;
-  if (source.n * pixels > kListedPixels) return false;
-  if (shape.depth * group_columns * groups < source.n * source.h * source.w * source.channels) {
-    return false;
-  }
+  return !shape.depthwise && panels >= kLeastPanels && even &&
+         image_bytes * static_cast<double>(source.n) <= kAllSlabBytes &&
+         shape.depth * group_columns * shape.groups >=
+             source.n * source.h * source.w * source.channels;
+}
 
-  // Slabs of whole images, in as many parts as threads want to choose from.
-  const std::int64_t wanted = std::min(source.n, ceil_div(kSlabsWanted, panels));
-  const double run_bytes_of_image = image_elements * static_cast<double>(item) *
-                                    static_cast<double>(shape.run_channels) /
-                                    static_cast<double>(source.channels);
+// Slabs of whole images, in as many parts as threads want to choose from.
+struct PanelCut {
+  std::int64_t images, parts;
+};
+PanelCut cut_images(std::int64_t n, std::int64_t panels, double run_bytes_of_image) {
+  const std::int64_t wanted = std::min(n, ceil_div(kSlabsWanted, panels));
   const auto fit = static_cast<std::int64_t>(kRunSlabBytes / run_bytes_of_image);
-  std::int64_t count =
-      ceil_div(source.n, std::max<std::int64_t>(1, std::min(fit, ceil_div(source.n, wanted))));
-  const std::int64_t images = ceil_div(source.n, count);
-  count = ceil_div(source.n, images);
-  const std::int64_t parts = std::min(count, wanted);
+  const std::int64_t most = std::max<std::int64_t>(1, std::min(fit, ceil_div(n, wanted)));
+  const std::int64_t images = ceil_div(n, ceil_div(n, most));
+  return {images, std::min(ceil_div(n, images), wanted)};
+}
+
+// Copies the slabs of a pass that are not read in place; where the next ones go.
+char* fill_slabs(DType dtype, ConvPanelPass& pass, bool interruptible, char* at) {
+  const ConvSlab& slab = pass.tiles.slab;
+  pass.slabs = slab.direct ? nullptr : at;
+  if (slab.direct) return at;
+  const ConvFillArgs fill{dtype, slab, at};
+  launch(conv_fill_kernel(), fill,
+         {.units = slab.count * slab.images * slab.planes * slab.height,
+          .grain = std::max<std::int64_t>(1, kFillElements / (slab.width * slab.pitch)),
+          .interruptible = interruptible});
+  return at + slab.size * slab.count * bytes_of(dtype);
+}
+
+}  // namespace
+
+bool run_panels(const ConvProblem& problem, const Source& source,
+                const std::vector<PassAxes>& passes, std::int64_t groups,
+                std::int64_t group_columns, const PassWeights& weights,
+                const ConvEpilogue& epilogue, const Destination& y, const void* packed) {
+  const std::int64_t item = bytes_of(problem.dtype), channels = source.channels / groups;
+  PanelWork all;
+  if (!collect(passes, source, groups, group_columns, all)) return false;
+  const PackShape shape =
+      pack_shape(problem.dtype, channels, groups, group_columns, all.taps, false);
+  const double image_bytes = all.image_elements * static_cast<double>(item);
+  if (source.n * all.pixels > kListedPixels) return false;
+  if (!outweighs(shape, source, image_bytes, group_columns)) return false;
+  const std::int64_t panels = shape.groups * shape.columns.panels;
+  const auto [images, parts] = cut_images(
+      source.n, panels,
+      image_bytes * static_cast<double>(shape.run_channels) / static_cast<double>(source.channels));
 
   const Scratch bias(static_cast<std::size_t>(shape.bias_bytes()));
   pack_bias(problem.dtype, epilogue, shape, bias.as<char>());
   PackPlan pack;
-  if (!packed) plan_panel_pack(problem.dtype, weights, passes, channels, shape, pack);
+  if (!packed) plan_panel_pack(problem.dtype, weights, all.passes, channels, shape, pack);
   const std::int64_t packed_bytes = shape.bias_bytes() * shape.depth;
   const bool pack_first = !packed && packed_bytes <= kPackedFirstBytes;
   const Scratch first(pack_first ? static_cast<std::size_t>(packed_bytes) : 0);
@@ -126,48 +160,40 @@ bool run_panels(const ConvProblem& problem, const Source& source,
     packed = first.get();
   }
 
-  std::vector<PassTables> tables(passes.size());
-  std::vector<ConvPanelPass> args(passes.size());
+  std::vector<PassTables> tables(all.passes.size());
+  std::vector<ConvPanelPass> args(all.passes.size());
   std::int64_t slab_elements = 0, first_tap = 0;
-  for (std::size_t i = 0; i < passes.size(); ++i) {
-    tables[i].plan = plan_slabs_of(problem.dtype, source, passes[i], source.channels, false,
-                                   {images, passes[i].rows.count});
-    fill_tables(source, passes[i], channels, shape, epilogue.residual, y, tables[i]);
+  for (std::size_t i = 0; i < args.size(); ++i) {
+    const PassAxes& axes = all.passes[i];
+    tables[i].plan = plan_slabs_of(problem.dtype, source, axes, source.channels, false,
+                                   {images, axes.rows.count});
+    fill_tables(source, axes, channels, shape, epilogue.residual, y, tables[i]);
     ConvTilesArgs& tiles = args[i].tiles;
-    tiles = pass_tiles(problem, source, passes[i], shape, epilogue, y, tables[i]);
+    tiles = pass_tiles(problem, source, axes, shape, epilogue, y, tables[i]);
     tiles.bias = bias.get();
     tiles.weights = packed;
     tiles.pack_depth = shape.depth;
     args[i].first_tap = first_tap;
-    first_tap += passes[i].taps();
+    first_tap += axes.taps();
     if (!tiles.slab.direct) slab_elements += tiles.slab.size * tiles.slab.count;
   }
   const std::int64_t units = panels * parts;
-  Split split = split_for(units, work / static_cast<double>(units), problem.interruptible);
+  Split split = split_for(units, all.work / static_cast<double>(units), problem.interruptible);
   const std::int64_t panel_bytes =
       ceil_div(shape.columns.blocks, shape.columns.panels) * kBlockBytes;
   const std::int64_t run_bytes =
-      packed ? 0 : ceil_div(taps * shape.run_channels * panel_bytes + kBlockBytes, 256) * 256;
+      packed ? 0 : ceil_div(all.taps * shape.run_channels * panel_bytes + kBlockBytes, 256) * 256;
   split.max_threads = is_parallel(split) ? num_threads() : 1;
-  // One block of memory, on huge pages: neighbours in it are neighbours in the caches.
+  // One block of memory: neighbours in it are neighbours in the caches.
   const std::int64_t all_bytes = slab_elements * item + split.max_threads * run_bytes;
-  const Scratch memory(static_cast<std::size_t>(std::max(all_bytes, kHugePage)));
-  char* at = memory.as<char>();
-  const ConvScratch scratch{at, run_bytes, thread_index};
-  at += split.max_threads * run_bytes;
+  const Scratch memory(static_cast<std::size_t>(all_bytes));
+  const ConvScratch scratch{memory.as<char>(), run_bytes, thread_index};
+  char* at = memory.as<char>() + split.max_threads * run_bytes;
   for (ConvPanelPass& pass : args) {
-    const ConvSlab& slab = pass.tiles.slab;
-    pass.slabs = slab.direct ? nullptr : at;
-    if (slab.direct) continue;
-    at += slab.size * slab.count * item;
-    const ConvFillArgs fill{problem.dtype, slab, const_cast<void*>(pass.slabs)};
-    launch(conv_fill_kernel(), fill,
-           {.units = slab.count * slab.images * slab.planes * slab.height,
-            .grain = std::max<std::int64_t>(1, kFillElements / (slab.width * slab.pitch)),
-            .interruptible = problem.interruptible});
+    at = fill_slabs(problem.dtype, pass, problem.interruptible, at);
   }
 
-  const ConvPanelsArgs panels_args{args.data(), static_cast<std::int64_t>(args.size()), taps,
+  const ConvPanelsArgs panels_args{args.data(), static_cast<std::int64_t>(args.size()), all.taps,
                                    parts,       packed ? nullptr : &pack.args,          scratch};
   launch(conv_panels_kernel(), panels_args, split);
   return true;

@@ -5,6 +5,7 @@
 // rising order. Pixels whose rows of z do not overlap are added one after the other, so that no
 // addition waits for the store before it.
 #include "engines/activate.h"
+#include "engines/conv_few.h"
 #include "engines/conv_slab.h"
 #include "engines/conv_tile.h"
 #include "kernels/conv.h"
@@ -95,6 +96,16 @@ void narrow_body(const ConvNarrowArgs& args, std::int64_t begin, std::int64_t en
 void conv_narrow(const ConvNarrowArgs& args, std::int64_t begin, std::int64_t end) {
   args.dtype == DType::f32 ? narrow_body<float>(args, begin, end)
                            : narrow_body<double>(args, begin, end);
+}
+
+// Forward of few pixels: here, since both take the same tiles, which are long to compile.
+void conv_few_pack(const ConvFewArgs& args, std::int64_t begin, std::int64_t end) {
+  args.dtype == DType::f32 ? few_pack_body<float>(args, begin, end)
+                           : few_pack_body<double>(args, begin, end);
+}
+
+void conv_few(const ConvFewArgs& args, std::int64_t begin, std::int64_t end) {
+  args.dtype == DType::f32 ? few_body<float>(args, begin, end) : few_body<double>(args, begin, end);
 }
 
 }  // namespace hotloop::HOTLOOP_LEVEL

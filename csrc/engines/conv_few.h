@@ -3,11 +3,12 @@
 // tile, read once where they lie. Sums run through the terms in the order of w, cut into runs by
 // shape alone. (1, 512, 14, 14) to 512 by 3x3/2: packing 9.4 MB of weights for 49 pixels took more
 // than the 2 % of the one pixel beyond a vector and what padding adds (0.84 of the time).
+#pragma once
+
 #include "engines/conv_finish.h"
 #include "engines/conv_panel.h"
 #include "engines/conv_tile.h"
 #include "engines/pixels.h"
-#include "kernels/conv.h"
 
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
@@ -41,7 +42,7 @@ template <class T>
 }
 
 template <class T>
-void pack_body(const ConvFewArgs& args, std::int64_t begin, std::int64_t end) {
+void few_pack_body(const ConvFewArgs& args, std::int64_t begin, std::int64_t end) {
   constexpr std::int64_t kLanes = Vec<T>::lanes;
   const T* x = static_cast<const T*>(args.x);
   const std::int64_t all = args.pixels + args.rest;
@@ -224,14 +225,4 @@ void few_body(const ConvFewArgs& args, std::int64_t begin, std::int64_t end) {
 }
 
 }  // namespace
-
-void conv_few_pack(const ConvFewArgs& args, std::int64_t begin, std::int64_t end) {
-  args.dtype == DType::f32 ? pack_body<float>(args, begin, end)
-                           : pack_body<double>(args, begin, end);
-}
-
-void conv_few(const ConvFewArgs& args, std::int64_t begin, std::int64_t end) {
-  args.dtype == DType::f32 ? few_body<float>(args, begin, end) : few_body<double>(args, begin, end);
-}
-
 }  // namespace hotloop::HOTLOOP_LEVEL
