@@ -30,6 +30,37 @@ bool streams(const ConvSlab& slab, const PassAxes& axes, std::int64_t columns, s
          first * item % kBlockBytes == 0;
 }
 
+// An image of results in pieces of at most so many rows and columns.
+std::vector<PassAxes> pieces_of(const PassAxes& axes, std::int64_t most_rows,
+                                std::int64_t most_cols) {
+  const auto& [planes, rows, cols] = axes;
+  std::vector<PassAxes> pieces;
+  for (std::int64_t row = 0; row < rows.count; row += most_rows) {
+    for (std::int64_t col = 0; col < cols.count; col += most_cols) {
+      pieces.push_back({planes, piece_of(rows, row, std::min(most_rows, rows.count - row)),
+                        piece_of(cols, col, std::min(most_cols, cols.count - col))});
+    }
+  }
+  return pieces;
+}
+
+// Where a pass that pools writes: its strips of scratch lie at `strip_at`, pixels `pitch` apart.
+ConvPoolTarget pool_target(const Destination& y, const ConvImage& taps, const PassAxes& axes,
+                           std::int64_t item, std::int64_t strip_at, std::int64_t pitch) {
+  const std::int64_t row = axes.rows.out_first / 2, col = axes.cols.out_first / 2;
+  auto* const all_taps = static_cast<std::uint8_t*>(taps.data);
+  return {static_cast<char*>(y.data) + item * (row * y.stride_h + col * y.stride_w),
+          y.stride_n,
+          y.stride_h,
+          y.stride_w,
+          all_taps ? all_taps + row * taps.stride_h + col * taps.stride_w : nullptr,
+          taps.stride_n,
+          taps.stride_h,
+          taps.stride_w,
+          strip_at,
+          pitch};
+}
+
 }  // namespace
 
 void pack_bias(DType dtype, const ConvEpilogue& epilogue, const PackShape& shape, char* packed) {
@@ -70,12 +101,8 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   const std::int64_t some_cols =
       columns_at_once(axes, in_place ? 0 : copied * item, strip_bytes_of_column);
   if (some_rows < rows.count || some_cols < cols.count) {
-    for (std::int64_t row = 0; row < rows.count; row += some_rows) {
-      for (std::int64_t col = 0; col < cols.count; col += some_cols) {
-        const PassAxes piece{planes, piece_of(rows, row, std::min(some_rows, rows.count - row)),
-                             piece_of(cols, col, std::min(some_cols, cols.count - col))};
-        run_pass(problem, source, piece, groups, group_columns, weights, epilogue, y, packed, taps);
-      }
+    for (const PassAxes& piece : pieces_of(axes, some_rows, some_cols)) {
+      run_pass(problem, source, piece, groups, group_columns, weights, epilogue, y, packed, taps);
     }
     return;
   }
@@ -131,18 +158,7 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   args.row_taps = row_taps;
   ConvPoolTarget pool{};
   if (pools) {
-    const std::int64_t row = rows.out_first / 2, col = cols.out_first / 2;
-    auto* const all_taps = static_cast<std::uint8_t*>(taps->data);
-    pool = {static_cast<char*>(y.data) + item * (row * y.stride_h + col * y.stride_w),
-            y.stride_n,
-            y.stride_h,
-            y.stride_w,
-            all_taps ? all_taps + row * taps->stride_h + col * taps->stride_w : nullptr,
-            taps->stride_n,
-            taps->stride_h,
-            taps->stride_w,
-            slab_bytes + run_bytes,
-            pitch};
+    pool = pool_target(y, *taps, axes, item, slab_bytes + run_bytes, pitch);
     args.pool = &pool;
     args.y = nullptr;
     args.y_stride_n = args.y_stride_d = args.y_stride_h = 0;
