@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import hotloop as hl
 import reference as ref
+from emulated import ASAN
 from hotloop import kernels
 
 # One number apart from each other, in turn all that the tables depend on.
@@ -115,3 +117,23 @@ def test_concurrent_callers_and_more_geometries_than_are_kept(rng):
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(call, range(12)))
+
+
+def resident_bytes():
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        pytest.skip("needs /proc")
+
+
+@pytest.mark.skipif(ASAN, reason="the sanitizer keeps what is freed")
+def test_long_tables_are_not_kept():
+    w = np.ones((64, 1, 3, 1), np.float32)
+    x, out = np.ones((1, 1, 60_100, 1), np.float32), np.empty((1, 64, 60_100, 1), np.float32)
+    kernels.conv2d(x, w, padding=(1, 0), out=out)
+    before = resident_bytes()
+    for rows in range(60_000, 60_064):  # tables of a megabyte each
+        kernels.conv2d(x[:, :, :rows], w, padding=(1, 0), out=out[:, :, :rows])
+    grown = resident_bytes() - before
+    assert grown < 16 << 20, f"{grown >> 20} MB"

@@ -139,6 +139,18 @@ SWEEP = np.arange(0, 2**32, 1021, dtype=np.uint64).astype(np.uint32).view(np.flo
 SWEPT = {name: function for name, function in FUNCTIONS.items() if name != "erf"}
 
 
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_bits_of_nan_do_not_depend_on_neighbours(name, dtype, level):
+    function = getattr(kernels, name)
+    alone = np.full(67, np.nan, dtype)
+    beside = alone.copy()
+    beside[::3] = 1e9
+    bits = np.dtype(f"u{alone.itemsize}")
+    nans = np.isnan(beside)
+    expected = np.ascontiguousarray(function(alone)[nans]).view(bits)
+    np.testing.assert_array_equal(np.ascontiguousarray(function(beside)[nans]).view(bits), expected)
+
+
 @pytest.mark.parametrize("name", SWEPT)
 def test_ulp_over_all_of_float32(name, level):
     actual = getattr(kernels, name)(SWEEP)

@@ -14,8 +14,7 @@
 //   tile.keep      where B goes as a packed panel on the way, or null: only for a whole tile
 //                  (kTileRows x kTileColumns<T>). Stores, and rows fetched ahead, cost nothing
 //                  between multiplications; packing first took 9 % of a product with 128 rows.
-//   tile.copy      rows of what B will be next, brought over on the way: one every copy_every
-//   terms,
+//   tile.copy      rows of what B will be next, brought over on the way: one for copy_every terms,
 //                  copy_rows at most; tiles of kTileRows x kTileColumns<T> do it, the others not.
 //                  A first tile that packs waits for memory: it took three times as long as the
 //                  others where B lay beyond the caches, 10 % of a product with 128 rows.

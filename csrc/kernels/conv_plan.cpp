@@ -229,8 +229,9 @@ std::int64_t columns_at_once(const PassAxes& axes, std::int64_t pixel_bytes, std
            static_cast<double>(count * beside);
   };
   std::int64_t count = std::min(axes.cols.count, kListedPixels);
-  while (count > 2 && bytes(count) > kMostSlabBytes)
+  while (count > 2 && bytes(count) > kMostSlabBytes) {
     count = std::max(count / 4, std::int64_t{1}) * 2;
+  }
   return count;
 }
 

@@ -30,9 +30,12 @@ Table pixel_table(const ConvSlab& slab, const PassAxes& axes, std::int64_t strid
   return table;
 }
 
-std::size_t bytes_of_tables(const PassTables& tables) {
-  const std::size_t numbers = tables.plan.pixel.size() + tables.tap.size() + tables.y_pixel.size() +
-                              tables.residual_pixel.size();
+std::size_t bytes_of_tables(const Numbers& key, const PassTables& tables) {
+  std::size_t numbers = key.size() + tables.plan.pixel.size() + tables.tap.size() +
+                        tables.y_pixel.size() + tables.residual_pixel.size();
+  for (const TapRanges* ranges : {&tables.row_ranges, &tables.col_ranges}) {
+    numbers += ranges->first.size() + ranges->last.size();
+  }
   return numbers * sizeof(std::int64_t) + tables.order.size() * sizeof(ConvPixel);
 }
 
@@ -98,7 +101,7 @@ std::shared_ptr<const PassTables> find_tables(const Numbers& key) {
 }
 
 void keep_tables(Numbers key, std::shared_ptr<const PassTables> tables) {
-  if (bytes_of_tables(*tables) > kMostBytes) return;
+  if (bytes_of_tables(key, *tables) > kMostBytes) return;
   Store& store = store_of_process();
   const std::unique_lock hold(store.lock, std::try_to_lock);
   if (!hold) return;

@@ -67,7 +67,8 @@ template <int Quarters, class T>
 [[gnu::noinline]] [[maybe_unused]] static Vec<T> sine_far(Vec<T> x, Vec<T> y) {
   for (int i = 0; i < Vec<T>::lanes; ++i) {
     const double at = static_cast<double>(x.v[i]);
-    if (at < 0x1p20 && at > -0x1p20) continue;
+    // NaN stays what it is, whoever its neighbours are.
+    if (!(at >= 0x1p20 || at <= -0x1p20)) continue;
     y.v[i] = static_cast<T>(Quarters == 0 ? __builtin_sin(at) : __builtin_cos(at));
   }
   return y;

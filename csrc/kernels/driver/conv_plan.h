@@ -20,7 +20,7 @@ struct LineAllocator {
   static constexpr std::align_val_t kLine{64};
   LineAllocator() = default;
   template <class Other>
-  LineAllocator(const LineAllocator<Other>&) {}  // NOLINT: allocators convert
+  LineAllocator(const LineAllocator<Other>&) {}
   T* allocate(std::size_t count) {
     return static_cast<T*>(::operator new((count * sizeof(T) + 63) / 64 * 64, kLine));
   }
