@@ -58,10 +58,7 @@ Plan plan_of(const GemmProblem& p) {
   plan.nc = std::max<std::int64_t>(kPanelBytes / (depth_bytes * plan.columns), 1) * plan.columns;
   plan.rows = std::clamp<std::int64_t>(kRowBytes / depth_bytes, 72, 1152) / 6 * 6;
   if (p.k == 0) return plan;
-  // Written once and not read again: around the caches, or each line is first read into them.
-  plan.stream = p.batches == 1 && p.m * p.n * item >= kStreamBytes && plan.kc >= p.k &&
-                p.beta == 0 && p.activation == Activation::none && p.c.row_step * item % 64 == 0 &&
-                reinterpret_cast<std::uintptr_t>(p.c.data) % 64 == 0;
+  plan.stream = gemm_streams(p) && plan.kc >= p.k;
 
   // A: its rows are read where they lie, also those a power of two apart: a tile takes six lines of
   // one place in L1, which has eight, and what another core has packed comes slowly from there. Its

@@ -115,10 +115,8 @@ bool gemm_is_outer(const GemmProblem& p) {
 void gemm_run_outer(const GemmProblem& p) {
   GemmArgs args;
   args.p = p;
-  const std::int64_t item = bytes_of(p.dtype), units = p.batches * p.m;
-  args.stream = p.batches == 1 && p.m * p.n * item >= kStreamBytes && p.alpha == 1 && p.beta == 0 &&
-                !p.bias && p.activation == Activation::none && p.c.row_step * item % 64 == 0 &&
-                reinterpret_cast<std::uintptr_t>(p.c.data) % 64 == 0;
+  args.stream = gemm_streams(p) && p.alpha == 1 && !p.bias;
+  const std::int64_t units = p.batches * p.m;
   Split split = split_of(p, units, flops_of(p));
   if (!is_parallel(split)) {
     const std::int64_t threads = short_threads(p);

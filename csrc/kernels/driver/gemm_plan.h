@@ -58,6 +58,15 @@ inline double flops_of(const GemmProblem& p) {
          static_cast<double>(std::max<std::int64_t>(p.k, 4)) * static_cast<double>(p.batches);
 }
 
+// C is whole lines, written once, and most of them leave the caches before they are read again:
+// around the caches, or each line is first read into them.
+inline bool gemm_streams(const GemmProblem& p) {
+  const std::int64_t item = bytes_of(p.dtype);
+  return p.batches == 1 && p.m * p.n * item >= kStreamBytes && p.beta == 0 &&
+         p.activation == Activation::none && p.c.row_step * item % 64 == 0 &&
+         reinterpret_cast<std::uintptr_t>(p.c.data) % 64 == 0;
+}
+
 // Worth several threads.
 inline bool gemm_is_parallel(const GemmProblem& p) {
   return flops_of(p) >= kGrainFlops;
