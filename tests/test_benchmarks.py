@@ -10,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+import hotloop as hl
+
 benchmarks = pytest.importorskip("hotloop.benchmarks")
 from hotloop.benchmarks import ceilings, report, summary  # noqa: E402
 from hotloop.benchmarks.cases._rivals import as_array  # noqa: E402
@@ -193,6 +195,21 @@ def test_a_worker_times_the_ceiling_between_its_own_calls():
     assert set(worker.time(0.002)) == {""}
 
 
+@pytest.mark.parametrize("contender", ["hotloop", "ceiling"])
+def test_a_case_may_ask_for_its_own_number_of_threads(contender):
+    before = hl.get_num_threads()
+    alone = [case.key for case in TABLE if case.threads == 1]
+    assert len(alone) == 4
+    command = {"do": "load", "family": "gemm", "result": "", "ceiling": False}
+    try:
+        worker = Worker(contender, 2)
+        for key, threads in ((alone[0], 1), ("gemm: 16x16x16 f32", 2)):
+            worker.answer({**command, "key": key})
+            assert hl.get_num_threads() == threads
+    finally:
+        hl.set_num_threads(before)
+
+
 def test_the_ceilings_time_comes_from_our_process():
     class Ours(_Rival):
         def load(self, case, result, ceiling=False):
@@ -250,6 +267,16 @@ def test_geometric_means_stand_beside_what_was_promised():
     assert summary.means(rows) == [
         "all (2 rows): 2.00× torch (promised 2.0×: met; 4.00× at the ceiling)"
     ]
+
+
+def test_the_spread_of_a_group_counts_its_plain_way():
+    case = dataclasses.replace(TABLE[0], spread=("stored", 0.95))
+    rows = [Row(case, times={"hotloop": 1.0, "plain": rate}) for rate in (0.96, 1.02)]
+    assert summary.spreads(rows) == ["stored, worst rate over best: 0.941 (promised 0.95: MISSED)"]
+    assert summary.spreads(rows[:1]) == ["stored, worst rate over best: 0.960 (promised 0.95: met)"]
+    assert summary.spreads([Row(case, times={"hotloop": 1.0})]) == []
+    named = {case.spread for case in TABLE if case.spread is not None}
+    assert named == {("NN, NT, TN, TT at 1024³", 0.95)}
 
 
 def test_readme_takes_the_short_table():

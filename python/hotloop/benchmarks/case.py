@@ -58,6 +58,9 @@ class Case:
     compare: bool = True  # False where the result is random or a state that moves with each call
     target: Target | None = None
     mean: tuple[str, Target] | None = None  # the group whose geometric mean is promised as well
+    # The group in which the slowest keeps this share of the fastest's rate: the rows and "plain".
+    spread: tuple[str, float] | None = None
+    threads: int = 0  # of ours and of the ceiling, where not the table's number; without rivals
     quick: bool = False  # small enough for `--quick`
     detail: bool = False  # timed with `--all`, or where `--match` finds it
     note: str = ""

@@ -243,11 +243,11 @@ def markdown(rows: list[Row], about: dict[str, Any], processes: Sequence[str] = 
         "large arrays placed alike: on huge pages, in turn at one of eight places modulo 4 KB; "
         "where a heap puts them counts for up to a factor of two. `plain` is our own plainer way: "
         "layers one by one, the direct algorithm; for awkward sizes our product of the "
-        "neighbouring size. `worst error` in ULP is the largest error over "
-        "every 1,021st float32 there is, against float64; else it is a share of the largest "
-        "element. Before and after each timing a loop of multiply-adds tells whether the machine "
-        "runs at its full rate; what falls into a slow spell is timed again, and † marks a row "
-        "with timings that no better one could replace.",
+        "neighbouring size, for transposed operands that of plain ones. `worst error` in ULP is "
+        "the largest error over every 1,021st float32 there is, against float64; else it is a "
+        "share of the largest element. Before and after each timing a loop of multiply-adds tells "
+        "whether the machine runs at its full rate; what falls into a slow spell is timed again, "
+        "and † marks a row with timings that no better one could replace.",
     ]
     dates = sorted({row.date for row in rows})
     if len(dates) > 1:
@@ -255,8 +255,8 @@ def markdown(rows: list[Row], about: dict[str, Any], processes: Sequence[str] = 
     promised = [row for row in rows if row.case.target is not None]
     if promised:
         parts += ["## Promised figures", _markdown_table(promised)]
-    if means := summary.means(rows):
-        parts += ["## Geometric means", "\n".join(f"- {line}" for line in means)]
+    if across := [*summary.means(rows), *summary.spreads(rows)]:
+        parts += ["## Across rows: geometric means, spreads", "\n".join(f"- {t}" for t in across)]
     if processes:
         parts += ["## Processes", "\n".join(f"- {line}" for line in processes)]
     for family in dict.fromkeys(row.case.family for row in rows):

@@ -59,6 +59,24 @@ def means(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def spreads(rows: Sequence[Row]) -> list[str]:
+    """One line for each group of rows of which an even rate was promised.
+
+    Each row's rate is taken over that of its plain way in the same rounds, which is one of the
+    group: so a spell of the machine between two rows does not count.
+    """
+    groups: dict[tuple[str, float], list[float]] = {}
+    for row in rows:
+        if row.case.spread is not None and (ratio := row.ratio("plain")) is not None:
+            groups.setdefault(row.case.spread, [1.0]).append(ratio)
+    lines = []
+    for (name, share), rates in groups.items():
+        found = min(rates) / max(rates)
+        met = "met" if found >= share else "MISSED"
+        lines.append(f"{name}, worst rate over best: {found:.3f} (promised {share}: {met})")
+    return lines
+
+
 def _geometric_mean(ratios: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 

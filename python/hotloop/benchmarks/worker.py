@@ -29,6 +29,7 @@ from .cases._rivals import as_array
 from .placement import placed
 
 SEED = 20
+OURS = ("hotloop", "plain", CEILING)
 
 
 def _seconds(call: Call, loops: int) -> float:
@@ -77,13 +78,14 @@ class Worker:
 
     def __init__(self, contender: str, threads: int) -> None:
         self.contender = contender
+        self.threads = threads
         self.calls: dict[str, Call] = {}
         self.loops: dict[str, int] = {}
         self.ceiling: tuple[Call, float] | None = None  # over the case's own arrays
         self.version = self._prepare_library(threads)
 
     def _prepare_library(self, threads: int) -> str:
-        if self.contender in ("hotloop", "plain", "ceiling"):
+        if self.contender in OURS:
             import hotloop as hl
 
             hl.set_num_threads(threads)
@@ -144,7 +146,11 @@ class Worker:
     def answer(self, command: dict[str, Any]) -> Any:
         if command["do"] == "load":
             (case,) = (case for case in cases([command["family"]]) if case.key == command["key"])
-            if self.contender == "ceiling":
+            if self.contender in OURS:
+                import hotloop as hl
+
+                hl.set_num_threads(case.threads or self.threads)
+            if self.contender == CEILING:
                 return self.load_ceiling(case)
             return self.load(case, command["result"], command["ceiling"])
         return self.time(command["seconds"])

@@ -1,9 +1,8 @@
 """Matrix products: squares, the layers of common networks, rows, attention, awkward sizes.
 
-The default table is a core of these; `--all` or `--match` times the rest, `--threads 1` on one core
-(95 % of its ceiling are promised for the large squares there). A product is called by its sizes
-m x n x k and by how its operands are stored: nt is a @ b.T. Two processes on the same cores are
-timed by `--processes`.
+The default table is a core of these; `--all` or `--match` times the rest. A product is called by
+its sizes m x n x k and by how its operands are stored: nt is a @ b.T. Two processes on the same
+cores are timed by `--processes`.
 """
 
 from __future__ import annotations
@@ -123,8 +122,8 @@ def _product(
     )
 
 
-def _beside(case: Case, size: int, neighbour: int) -> Case:
-    """The square with its neighbour as the plain way: 0.9 of its rate, not of its time."""
+def _beside(case: Case, size: int, neighbour: int, share: float = 0.9) -> Case:
+    """The square with its neighbour as the plain way: a share of its rate, not of its time."""
 
     def plain(_: Arrays) -> Call:
         rng = np.random.default_rng(0)
@@ -135,9 +134,24 @@ def _beside(case: Case, size: int, neighbour: int) -> Case:
     return replace(
         case,
         contenders={**case.contenders, "plain": plain},
-        target=Target("plain", round(0.9 * (neighbour / size) ** 3, 3)),
+        target=Target("plain", round(share * (neighbour / size) ** 3, 3)),
         compare=False,  # the neighbour's product is another one
     )
+
+
+def _stored(size: int, trans: str) -> Case:
+    """The square with operands stored in another way; at 1024 beside plain storage."""
+    case = _product(size, size, size, trans=trans, detail=size != 1024)
+    if size != 1024:
+        return case
+    return replace(_beside(case, size, size, 0.95), spread=("NN, NT, TN, TT at 1024³", 0.95))
+
+
+def _alone(size: int) -> Case:
+    """The square on one thread, beside the ceiling of one core."""
+    case = _product(size, size, size, target=Target("ceiling", 0.95), detail=size not in CORE)
+    ours = {"hotloop": case.contenders["hotloop"]}
+    return replace(case, name=f"{case.name}, one thread", contenders=ours, threads=1)
 
 
 def _layer_products() -> list[Case]:
@@ -217,13 +231,8 @@ CASES = [
         _product(size, size, size, target=_square_target(size), detail=size not in CORE)
         for size in SQUARES
     ),
-    *(
-        # Of all four 0.95 of the best is promised: of 93 % of the ceiling.
-        _product(size, size, size, trans=trans, detail=size != 1024,
-                 target=Target("ceiling", 0.88) if size == 1024 else None)
-        for size in (64, 256, 1024)
-        for trans in ("nt", "tn", "tt")
-    ),
+    *(_alone(size) for size in SQUARES if size >= 512),
+    *(_stored(size, trans) for size in (64, 256, 1024) for trans in ("nt", "tn", "tt")),
     *_layer_products(),
     *(
         _product(m, 4096, 4096, trans=trans, ceiling="read", target=Target("ceiling", share),
