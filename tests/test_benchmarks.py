@@ -311,6 +311,7 @@ def test_processes_are_timed_alone_and_together():
     assert [line.partition(":")[0] for line in found.lines()] == [
         "two processes on the same cores, each multiplying 512x512x512 f32",
         "import",
+        "call",
     ]
 
 

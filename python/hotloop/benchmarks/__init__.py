@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--readme", metavar="FILE", help="put the rows of README's table into it")
     parser.add_argument("--summary", action="store_true", help="print the table in Markdown")
     parser.add_argument(
-        "--processes", action="store_true", help="only: two processes at once, and the import"
+        "--processes", action="store_true", help="only: two processes at once, the import, a call"
     )
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
 

@@ -1,4 +1,4 @@
-"""What concerns whole processes: two of them on the same cores, and what the import costs."""
+"""What concerns whole processes: two on the same cores, what the import costs and what a call."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from time import perf_counter_ns
+
+import numpy as np
+
+import hotloop as hl
+from hotloop import _core
 
 from .case import Case
 from .cases import cases
@@ -18,11 +24,12 @@ _SHARED = "512x512x512 f32"  # the product that both processes of the pair multi
 
 @dataclass
 class Processes:
-    """Shares of the speed alone for each process of the pair; milliseconds of the imports."""
+    """Shares of the speed alone for each of the pair; milliseconds of imports; a call's cost."""
 
     shares: tuple[float, float]
     import_hotloop: float
     import_numpy: float
+    call: float  # nanoseconds
 
     def lines(self) -> list[str]:
         """What a reader wants to know, each with what was promised."""
@@ -32,6 +39,8 @@ class Processes:
             f"{first:.0f} % and {second:.0f} % of their speed alone (promised: 40 %)",
             f"import: {self.import_hotloop:.1f} ms on top of NumPy's {self.import_numpy:.1f} ms "
             "(promised: 25 ms)",
+            f"call: 16x16x16 f32 with out= takes {self.call:.0f} ns more than a binding that does "
+            "nothing (promised: 300 ns)",
         ]
 
 
@@ -86,8 +95,28 @@ def import_milliseconds(rounds: int = 15) -> tuple[float, float]:
     return ours, numpys
 
 
+def call_nanoseconds(rounds: int = 200, loops: int = 2000) -> float:
+    """What a small product costs from Python, less a call that only returns an integer.
+
+    Both are called in plain loops, in turn; the medians of the rounds are subtracted.
+    """
+    a, b, out = (np.ones((16, 16), np.float32) for _ in range(3))
+    gemm, empty = hl.kernels.gemm, _core.num_threads
+    samples: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        start = perf_counter_ns()
+        for _ in range(loops):
+            gemm(a, b, out=out)
+        middle = perf_counter_ns()
+        for _ in range(loops):
+            empty()
+        samples[0].append((middle - start) / loops)
+        samples[1].append((perf_counter_ns() - middle) / loops)
+    return statistics.median(samples[0]) - statistics.median(samples[1])
+
+
 def measure(threads: int, quick: bool = False) -> Processes:
-    """Both, in about 20 seconds; with `quick` in two."""
+    """All of it, in about 20 seconds; with `quick` in two."""
     ours, numpys = import_milliseconds(3 if quick else 15)
     shares = neighbours(threads, *((1, 0.1) if quick else (5, 1.0)))
-    return Processes(shares, ours, numpys)
+    return Processes(shares, ours, numpys, call_nanoseconds(20 if quick else 200))
