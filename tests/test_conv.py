@@ -480,6 +480,7 @@ def test_results_beyond_the_caches(rng, level):
         problem(20, 16, 8, 8, 32, 3, 3, padding=1),
         problem(1, 32, 14, 14, 70, 3, 3, padding=1),
         problem(1, 64, 7, 7, 140, 3, 3, padding=1),
+        problem(1, 32, 29, 28, 64, 3, 3, padding=1),
         problem(3, 250, 6, 5, 256, 3, 3, stride=2, padding=1),
         problem(3, 3, 50, 50, 16, 3, 3, stride=2, padding=1),
         problem(3, 3, 50, 50, 16, 3, 3, padding=1),
@@ -503,6 +504,9 @@ def test_values_with_threads(threads, rng):
     for p in (
         problem(12, 16, 12, 12, 40, 3, 3, padding=1),
         problem(1, 64, 12, 12, 64, 3, 3, padding=1),
+        problem(1, 32, 29, 28, 64, 3, 3, padding=1),  # 29 rows, 3 or 4 to a piece
+        problem(1, 16, 57, 21, 64, 3, 3, stride=2, padding=1),
+        problem(2, 136, 13, 11, 256, 3, 3, padding=1),  # runs and panels that follow one another
     ):
         check_three(p, p.make(rng, np.float32))
 

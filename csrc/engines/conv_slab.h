@@ -8,7 +8,7 @@
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
 
-// What of a slab exists: the last one of an image, or of all images, may be short.
+// What of a slab exists: it may have a row less than others, the last one fewer images.
 struct SlabPart {
   std::int64_t image, images, plane, row, rows, pixels;
 };
@@ -23,8 +23,12 @@ inline SlabPart slab_part(const ConvSlab& slab, std::int64_t index) {
     part.image /= slab.out_d;
     part.images = 1;
   }
-  part.row = index % slab.per_image * slab.rows;
-  part.rows = slab.out_h - part.row < slab.rows ? slab.out_h - part.row : slab.rows;
+  const std::int64_t place = index % slab.per_image;
+  const std::int64_t steps = (slab.out_h + slab.row_multiple - 1) / slab.row_multiple;
+  part.row = steps * place / slab.per_image * slab.row_multiple;
+  std::int64_t end = steps * (place + 1) / slab.per_image * slab.row_multiple;
+  if (end > slab.out_h) end = slab.out_h;
+  part.rows = end - part.row;
   part.pixels = part.images * part.rows * slab.out_w;
   return part;
 }
@@ -97,10 +101,11 @@ inline void fill_slab(const ConvSlab& slab, const SlabPart& part, std::int64_t f
 }
 
 // Pixels of the next slab, fetched line by line while this one is multiplied: `take` gives where
-// the tile with so many terms goes on.
+// the tile with so many terms goes on. Weights likewise: one pixel whose lines are `apart`.
 struct Ahead {
   const char* base = nullptr;
   std::int64_t pitch = 0, pixels = 0, lines = 0;  // bytes from pixel to pixel, lines of each
+  std::int64_t apart = kBlockBytes;
   std::int64_t pixel = 0;
 
   bool left() const { return lines > 0; }
@@ -109,7 +114,7 @@ struct Ahead {
     pixel += terms;
     if (pixel >= pixels) {
       pixel = 0;
-      base += kBlockBytes;
+      base += apart;
       --lines;
     }
     return from;

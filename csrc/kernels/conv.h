@@ -39,10 +39,12 @@ struct ConvSlab {
   std::int64_t n, d, h, w, channels;
   std::int64_t out_d, out_h, out_w;
   std::int64_t images, rows, per_image, count;  // slabs of an image; slabs in all
-  std::int64_t step_d, step_h;                  // source planes, rows per output plane, row
-  std::int64_t front, top, left;                // of the first slab, may be negative
-  std::int64_t span_d, span_h;                  // source planes, rows under one output pixel
-  std::int64_t step_w;                          // source columns per output column
+  // Slabs of one image share its rows evenly, so many at a time: `rows` or fewer.
+  std::int64_t row_multiple;
+  std::int64_t step_d, step_h;    // source planes, rows per output plane, row
+  std::int64_t front, top, left;  // of the first slab, may be negative
+  std::int64_t span_d, span_h;    // source planes, rows under one output pixel
+  std::int64_t step_w;            // source columns per output column
   // A copied slab: planes, rows and columns of an image. Where taps lie far apart, what no tap
   // reads is left out: an axis is [tap][output position] then, and its shifts are here.
   std::int64_t planes, height, width;

@@ -177,7 +177,7 @@ SlabCut cut_slabs(DType dtype, const ConvSlab& slab, std::int64_t out_channels, 
                       slab.planes * slab.width * slab.pitch * std::min(slab.step_h, slab.span_h));
   const std::int64_t rows_that_fit = std::max<std::int64_t>(
       1, std::min(kSlabBytes / std::max<std::int64_t>(row_bytes, 1), kSlabPixels / slab.out_w));
-  SlabCut cut{1, slab.out_h};
+  SlabCut cut{1, slab.out_h, row_multiple};
   const double work = pixel_work * static_cast<double>(slab.out_h * slab.out_w * images);
   if (rows_that_fit >= 2 * slab.out_h && slab.out_d == 1) {
     cut.images = std::min(slab.n, rows_that_fit / slab.out_h);
@@ -193,6 +193,8 @@ SlabCut cut_slabs(DType dtype, const ConvSlab& slab, std::int64_t out_channels, 
     if (work >= kWorkWorthSplitting && images * splits * pieces < kSlabsWanted) {
       pieces = std::max(pieces, ceil_div(kSlabsWanted, images * splits));
     }
+    // Few slabs, which threads share in halves: the same rows for each.
+    if (pieces > 1 && images * pieces % 2 != 0 && images * pieces < 2 * kSlabsWanted) ++pieces;
     cut.rows = ceil_div(slab.out_h, std::min(pieces, slab.out_h));
     cut.rows = std::min(ceil_div(cut.rows, row_multiple) * row_multiple, slab.out_h);
   }
@@ -259,7 +261,7 @@ SlabPlan plan_slabs_of(DType dtype, const Source& source, const PassAxes& axes,
   if (spread && axes.cols.step * source.stride_w * item % kSpreadBytes == 0) slab.direct = false;
   if (slab.pitch * item % kSpreadBytes == 0) slab.pitch += kBlockBytes / item;
   slab.images = cut.images;
-  slab.rows = cut.rows;
+  slab.rows = cut.rows, slab.row_multiple = cut.row_multiple;
   slab.per_image = ceil_div(slab.out_h, slab.rows);
   slab.count = ceil_div(slab.n * slab.out_d, slab.images) * slab.per_image;
   slab.height = copied_size(axes.rows, slab.rows);

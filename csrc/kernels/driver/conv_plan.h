@@ -84,7 +84,7 @@ constexpr std::int64_t kListedPixels = 1 << 16;
 
 // Pixels of a slab: whole images, or rows of one.
 struct SlabCut {
-  std::int64_t images, rows;
+  std::int64_t images, rows, row_multiple = 1;
 };
 // A plan with slabs of that size, their pixels read as those of `spread` below.
 SlabPlan plan_slabs_of(DType dtype, const Source& source, const PassAxes& axes,
