@@ -277,6 +277,20 @@ def test_gradients_by_few_channels(channels, dtype, rng, level):
         ref.assert_close(turned, expected, depth + 1, kind="product", scale=1, name=p.id)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_gradients_by_few_channels_end_with_their_rows(channels, dtype, rng, level):
+    """Tiles write whole vectors as long as their row goes on; rows of dx lie apart here."""
+    for width, padding in [(w, p) for w in range(9, 22) for p in (0, 1, 2)]:
+        p = problem(2, channels, 4, width, 16, 3, 3, padding=(1, padding))
+        x, w, _, dy = p.make(rng, dtype)
+        rows = np.full((2, 4, width + 8, channels), 7.5, dtype)
+        out = rows[:, :, :width].transpose(0, 3, 1, 2)
+        kernels.conv2d_backward_input(channels_last(dy), w, x.shape, **p.how, out=out)
+        expected = ref.conv2d_backward_input(dy, w, x.shape, **p.how)
+        ref.assert_close(out, expected, w.size // channels, kind="product", scale=1, name=p.id)
+        assert (rows[:, :, width:] == 7.5).all()
+
+
 def test_random_problems(rng, level):
     done = 0
     while done < 40:

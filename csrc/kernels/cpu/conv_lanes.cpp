@@ -7,6 +7,7 @@
 // of 16 lanes empty and adds rows up in memory; with 1 channel 2.5 times. Channels-last dy of whole
 // vectors is read where it lies (dots_strip).
 #include "engines/activate.h"
+#include "engines/conv_dots.h"
 #include "engines/conv_rows.h"
 #include "engines/conv_slab.h"
 #include "engines/transpose.h"
@@ -76,16 +77,6 @@ struct NextStrip {
     at += taken, bytes -= taken;
   }
 };
-
-// Loaded once: gcc would read a vector that straddles two lines anew for each channel.
-template <class T>
-HOTLOOP_SIMD void held([[maybe_unused]] Vec<T>& v) {
-#if defined(__AVX512F__)
-  __asm__("" : "+v"(v.v));
-#elif defined(__AVX2__)
-  __asm__("" : "+x"(v.v));
-#endif
-}
 
 // Sums of pixels, channel by channel, as pixels with their channels side by side: lane l of vector
 // `Out` is channel (Out * lanes + l) % Channels.
@@ -174,132 +165,6 @@ void lanes_strip(const ConvLanesArgs& args, std::int64_t rows, const T* turned, 
   }
 }
 
-// Three taps along a row and whole vectors of outputs: dy is read where it lies, outputs in the
-// vectors, a sum for each pixel and channel; what its lanes add up to is a tree over all sums at
-// once. No row is turned, which takes a third of the products' time: 1.2 to 2.2 times as fast.
-template <int Channels>
-[[maybe_unused]] constexpr int kDotsPixels = Channels > 2 ? 4 : 8;
-
-// Lane l: what the lanes of sum[l] add up to; `Step` of a binary tree.
-template <int Step, class T>
-HOTLOOP_SIMD Vec<T> lane_sums(Vec<T>* sum) {
-  using Lanes = typename MakeLanes<Vec<T>::lanes>::type;
-  if constexpr (Step < Vec<T>::lanes) {
-#pragma GCC unroll 16
-    for (int i = 0; 2 * i * Step < Vec<T>::lanes; ++i) {
-      const Vec<T> a = sum[2 * i], b = sum[2 * i + 1];
-      sum[i] = exchange_upper<Step, T>(a, b, Lanes{}) + exchange_lower<Step, T>(a, b, Lanes{});
-    }
-    return lane_sums<2 * Step, T>(sum);
-  }
-  return sum[0];
-}
-
-// Some pixels of a row of dx; `dy`: the pixel of dy under the first one's last tap, in each row of
-// taps; `ahead`: a row that is read next, or one of them; columns [begin, end) of those under all
-// taps exist. Inside: all of them do.
-template <class T, int Channels, bool Inside>
-[[gnu::noinline]] void dots_tile(const ConvLanesArgs& args, const T* const* dy, std::int64_t rows,
-                                 const T* const* weights, const T* bias, std::int64_t begin,
-                                 std::int64_t end, const T* ahead, T* to, int count) {
-  using V = Vec<T>;
-  constexpr int kPixels = kDotsPixels<Channels>, kColumns = kPixels + 2;
-  constexpr int kSums = kPixels * Channels;
-  constexpr int kAll = (kSums + V::lanes - 1) / V::lanes * V::lanes;
-  V sum[kAll];
-#pragma GCC unroll 32
-  for (int i = 0; i < kAll; ++i) sum[i] = simd::zero<T>();
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const T* w = weights[row];
-    for (std::int64_t o = 0; o < args.outputs; o += V::lanes) {
-      if (Inside && row == 0) {
-#pragma GCC unroll 8
-        for (int p = 0; p < kPixels; ++p) {
-          __builtin_prefetch(ahead + p * args.dy_stride_w + o, 0, 2);
-        }
-      }
-      V column[kColumns];
-#pragma GCC unroll 10
-      for (int q = 0; q < kColumns; ++q) {
-        column[q] = simd::zero<T>();
-        if (Inside || (q >= begin && q < end)) {
-          column[q] = simd::load(dy[row] + q * args.dy_stride_w + o);
-        }
-      }
-#pragma GCC unroll 3
-      for (int tap = 0; tap < 3; ++tap) {
-#pragma GCC unroll 4
-        for (int c = 0; c < Channels; ++c, w += V::lanes) {
-          const V wv = simd::load(w);
-#pragma GCC unroll 8
-          for (int p = 0; p < kPixels; ++p) {
-            sum[p * Channels + c] = simd::fma(column[p + 2 - tap], wv, sum[p * Channels + c]);
-          }
-        }
-      }
-    }
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < kAll; i += V::lanes) {
-    const V v = lane_sums<1, T>(sum + i) + simd::load(bias + i);
-    if (count > i) simd::store_upto(to + i, v, count - i);
-  }
-}
-
-// `rows` rows of dx from `first` on.
-template <class T, int Channels>
-void dots_strip(const ConvLanesArgs& args, std::int64_t first, std::int64_t rows, const T* packed,
-                const T* image, T* dx) {
-  constexpr int kPixels = kDotsPixels<Channels>;
-  const std::int64_t taps = args.depth / (3 * args.outputs);
-  const std::int64_t dilation = taps > 1 ? args.reach / (taps - 1) : 1;
-  const std::int64_t row_size = args.outputs * 3 * Channels;
-  const T* last = static_cast<const T*>(args.weights) + args.depth * Channels;
-  alignas(kBlockBytes) T bias[4 * kPixels];
-  for (int i = 0; i < 4 * kPixels; ++i) bias[i] = last[i % Channels];
-  const T* dy[kMaxRowTaps] = {image};
-  const T* weights[kMaxRowTaps];
-  for (std::int64_t row = 0; row < rows; ++row, dx += args.dx_stride_h) {
-    std::int64_t count = 0;
-    for (std::int64_t tap = 0; tap < taps; ++tap) {
-      const std::int64_t oh = first + row + args.top + args.reach - tap * dilation;
-      if (oh < 0 || oh >= args.out_h) continue;
-      dy[count] = image + oh * args.dy_stride_h - args.left * args.dy_stride_w;
-      weights[count++] = packed + tap * row_size;
-    }
-    // The first one is the lowest row.
-    const bool more = first + row + args.top + args.reach + 1 < args.out_h;
-    const std::int64_t ahead = more ? args.dy_stride_h : 0;
-    for (std::int64_t x = 0; x < args.w; x += kPixels) {
-      const std::int64_t left = args.w - x, pixels = left < kPixels ? left : kPixels;
-      const std::int64_t begin = args.left - x, end = args.out_w + args.left - x;
-      const int wanted = static_cast<int>(pixels * Channels);
-      T* const to = dx + x * Channels;
-      if (begin <= 0 && end >= kPixels + 2) {
-        dots_tile<T, Channels, true>(args, dy, count, weights, bias, begin, end, dy[0] + ahead, to,
-                                     wanted);
-      } else {
-        dots_tile<T, Channels, false>(args, dy, count, weights, bias, begin, end, dy[0] + ahead, to,
-                                      wanted);
-      }
-      for (std::int64_t tap = 0; tap < count; ++tap) dy[tap] += kPixels * args.dy_stride_w;
-    }
-  }
-}
-
-// Weights for it: [row of taps][vector of outputs][tap][channel][output].
-template <class T>
-void pack_dots(const ConvLanesArgs& args, T* to) {
-  constexpr std::int64_t kLanes = Vec<T>::lanes;
-  const T* from = static_cast<const T*>(args.weights);
-  const std::int64_t terms = 3 * args.channels;
-  for (std::int64_t o = 0; o < args.depth / 3; o += kLanes, from += kLanes * terms) {
-    for (std::int64_t term = 0; term < terms; ++term) {
-      for (std::int64_t lane = 0; lane < kLanes; ++lane) *to++ = from[lane * terms + term];
-    }
-  }
-}
-
 template <class T>
 void lanes_body(const ConvLanesArgs& args, std::int64_t begin, std::int64_t end) {
   T* const turned = own_scratch<T>(args.scratch);
@@ -322,9 +187,10 @@ void lanes_body(const ConvLanesArgs& args, std::int64_t begin, std::int64_t end)
       }
     }
     NextStrip next{nullptr, 0};
-    if (!dots && unit + 1 < end && args.dy_stride_c == 1 &&
-        args.dy_stride_h == args.out_w * args.dy_stride_w &&
-        args.dy_stride_n == args.out_h * args.dy_stride_h) {
+    const bool more = unit + 1 < end && args.dy_stride_c == 1 &&
+                      args.dy_stride_h == args.out_w * args.dy_stride_w &&
+                      args.dy_stride_n == args.out_h * args.dy_stride_h;
+    if (more && !dots) {
       std::int64_t oh = first + args.top + rows + args.reach;  // behind what is turned
       if (oh > args.out_h) oh = args.out_h;
       std::int64_t ahead_rows = args.rows + args.reach;
@@ -336,7 +202,7 @@ void lanes_body(const ConvLanesArgs& args, std::int64_t begin, std::int64_t end)
     const auto strip = [&](auto number) {
       constexpr int kChannels = number.value;
       if constexpr (simd::kBytes == 64) {
-        if (dots) return dots_strip<T, kChannels>(args, first, rows, turned, dy, dx);
+        if (dots) return dots_strip<T, kChannels>(args, first, rows, turned, dy, more, dx);
       }
       lanes_strip<T, kChannels>(args, rows, turned, next, dx);
     };
