@@ -87,6 +87,17 @@ def test_scratch_stays_within_its_limit(shape, layout, two_threads):
     check_scratch(x, w, how)
 
 
+@pytest.mark.parametrize("channels", [64, 3000, 12000])
+def test_scratch_of_winograd(channels, two_threads):
+    x = np.zeros((1, channels, 12, 16), np.float32)
+    w, y = np.zeros((16, channels, 3, 3), np.float32), np.empty((1, 12, 16, 16), np.float32)
+    taken = scratch_of(
+        lambda out: kernels.conv2d(x, w, padding=1, algorithm="winograd", out=out),
+        y.transpose(0, 3, 1, 2),
+    )
+    assert taken <= 1.125 * (MOST_SCRATCH + 36 * 4 * w[:, :, 0, 0].size), f"{taken >> 10} KB"
+
+
 def test_scratch_of_random_problems(rng, two_threads):
     for _ in range(12):
         n, h, width = (int(v) for v in rng.integers((1, 5, 5), (9, 90, 90)))
@@ -175,6 +186,8 @@ hl.set_num_threads(2)
 k.conv2d(np.ones((1, 8, 40, 40), np.float32), np.ones((8, 8, 3, 3), np.float32))  # threads
 x, w = np.ones((1, 1024, 4, 4), np.float32), np.ones((32, 1024, 31, 31), np.float32)
 y, dx, dw = np.ones((1, 32, 4, 4), np.float32), np.ones_like(x), np.ones_like(w)
+images, few = np.ones((1, 64, 512, 512), np.float32), np.ones((4, 64, 3, 3), np.float32)
+drawn = np.ones((1, 512, 512, 4), np.float32).transpose(0, 3, 1, 2)
 hl._core.arena_trim()
 gc.collect()
 try:
@@ -192,22 +205,24 @@ WEIGHTS = 4 * 32 * 1024 * 31 * 31
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "weights"),
     [
-        "k.conv2d(x, w, padding=15, out=y)",
-        "k.conv2d_backward_input(y, w, x.shape, padding=15, out=dx)",
-        "k.conv2d_backward_weight(y, x, w.shape, padding=15, out=dw)",
+        ("k.conv2d(x, w, padding=15, out=y)", WEIGHTS),
+        ("k.conv2d_backward_input(y, w, x.shape, padding=15, out=dx)", WEIGHTS),
+        ("k.conv2d_backward_weight(y, x, w.shape, padding=15, out=dw)", WEIGHTS),
+        ("k.conv2d(images, few, padding=1, out=drawn)", 0),
+        ("k.conv2d(images, few, padding=1, algorithm='winograd', out=drawn)", 0),
     ],
-    ids=["forward", "input", "weight"],
+    ids=["forward", "input", "weight", "images", "winograd"],
 )
-def test_tables_count_as_well(call):
+def test_tables_and_copies_count_as_well(call, weights):
     text = PEAK.replace("{call}", call)
     done = subprocess.run(
         [sys.executable, "-c", text], capture_output=True, text=True, check=True, timeout=120
     )
     if done.stdout.strip() == "unknown":
         pytest.skip("the system does not tell the peak of a process")
-    assert int(done.stdout) <= 1.125 * (MOST_SCRATCH + WEIGHTS)
+    assert int(done.stdout) <= 1.125 * (MOST_SCRATCH + weights)
 
 
 GUARDED = """

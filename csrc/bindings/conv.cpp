@@ -115,9 +115,8 @@ py::object forward(py::handle x_object, py::handle w_object, py::handle b_object
   problem.interruptible = out.is_fresh;
   if (out.array.size == 0) return out.finish();
   if (winograd) {
-    const Array dense = with_dense_channels(s, x);
     run_conv(problem, [&] {
-      conv_forward_winograd(problem, image_of(dense, s.axes), w.kernel(s), epilogue.values,
+      conv_forward_winograd(problem, image_of(x, s.axes), w.kernel(s), epilogue.values,
                             image_of(out.array, s.axes));
     });
     return out.finish();

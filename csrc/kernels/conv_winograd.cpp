@@ -11,6 +11,7 @@ namespace hotloop {
 namespace {
 
 constexpr std::int64_t kBlockMemory = 768 << 10;  // V and the sums of a panel
+constexpr std::int64_t kMostMemory = 6 << 20;     // of them where a tile has very many channels
 constexpr std::int64_t kLanes = kBlockBytes / 4;
 constexpr std::int64_t kTileRows = 6;  // of the products' tile at its widest
 
@@ -55,7 +56,8 @@ void conv_forward_winograd(const ConvProblem& p, const ConvImage& x, const ConvK
   std::int64_t block = std::max(kBlockMemory / tile_bytes / kTileRows, std::int64_t{2}) * kTileRows;
   // Enough units for every thread, and as even as they can be: 16, 16, ... and not 18, 18, ..., 2.
   block = std::min(block, whole(ceil_div(tiles, kSlabsWanted), 2));
-  args.block = std::min(std::max(block, kTileRows), tiles);
+  block = std::min(std::max(block, kTileRows), std::max<std::int64_t>(kMostMemory / tile_bytes, 1));
+  args.block = std::min(block, tiles);
   const std::int64_t blocks = ceil_div(tiles, args.block);
   args.splits =
       blocks >= kSlabsWanted ? 1 : std::min(columns.panels, ceil_div(kSlabsWanted, blocks));
@@ -73,6 +75,7 @@ void conv_forward_winograd(const ConvProblem& p, const ConvImage& x, const ConvK
 
   args.x = static_cast<const float*>(x.data);
   args.x_stride_n = x.stride_n, args.x_stride_h = x.stride_h, args.x_stride_w = x.stride_w;
+  args.x_stride_c = p.c == 1 ? 1 : x.stride_c;
   args.n = p.n, args.h = p.h, args.w = p.w, args.channels = p.c;
   args.padding_h = p.padding_h, args.padding_w = p.padding_w;
   args.y = static_cast<float*>(y.data);

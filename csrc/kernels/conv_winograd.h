@@ -22,10 +22,10 @@ struct WinogradPackArgs {
 
 // A unit is (block of `block` tiles, split of the panels).
 struct WinogradArgs {
-  const float* x;  // channels dense
-  std::int64_t x_stride_n, x_stride_h, x_stride_w;
+  const float* x;  // any strides
+  std::int64_t x_stride_n, x_stride_h, x_stride_w, x_stride_c;
   std::int64_t n, h, w, channels, padding_h, padding_w;
-  float* y;  // likewise
+  float* y;  // channels dense
   std::int64_t y_stride_n, y_stride_h, y_stride_w, out_h, out_w;
   const float* residual;  // likewise, or null
   std::int64_t residual_stride_n, residual_stride_h, residual_stride_w;
@@ -46,8 +46,7 @@ HOTLOOP_KERNEL(conv_winograd_pack, WinogradPackArgs)
 HOTLOOP_KERNEL(conv_winograd, WinogradArgs)
 
 #ifndef HOTLOOP_LEVEL
-// conv_forward for float32 images of one plane with 3x3 kernels, stride 1, no dilation, one group;
-// channels of x dense.
+// conv_forward for float32 images of one plane with 3x3 kernels, stride 1, no dilation, one group.
 void conv_forward_winograd(const ConvProblem& problem, const ConvImage& x, const ConvKernel& w,
                            const ConvEpilogue& epilogue, const ConvImage& y);
 #endif

@@ -63,10 +63,25 @@ inline TilePlace tile_place(const WinogradArgs& args, std::int64_t tile) {
           of_image % args.tiles_w * kWinogradOut};
 }
 
-// The 36 values of each channel of one tile.
+// Channels [c, c + upto) of a pixel, zeros behind them.
+template <bool dense>
+HOTLOOP_SIMD V channels_of(const float* pixel, std::int64_t c, std::int64_t step,
+                           std::int64_t upto) {
+  if constexpr (dense) {
+    return simd::load_upto(pixel + c, upto);
+  } else {
+    const std::int64_t lanes = upto < kLanes ? upto : kLanes;
+    return simd::load_strided(pixel + c * step, step, static_cast<int>(lanes));
+  }
+}
+
+// The 36 values of each channel of one tile. Channels that are not dense are gathered: each pixel
+// up to four times, which is still quicker than copying the image first.
+template <bool dense>
 [[gnu::noinline]] void read_tile(const WinogradArgs& args, std::int64_t tile, float* to) {
   const TilePlace place = tile_place(args, tile);
   const float* pixel[6][6];
+  std::int64_t step[6][6];
   for (std::int64_t i = 0; i < 6; ++i) {
     const std::int64_t row = place.row + i - args.padding_h;
     for (std::int64_t j = 0; j < 6; ++j) {
@@ -75,6 +90,7 @@ inline TilePlace tile_place(const WinogradArgs& args, std::int64_t tile) {
       pixel[i][j] = inside ? args.x + place.image * args.x_stride_n + row * args.x_stride_h +
                                  col * args.x_stride_w
                            : args.zeros;
+      step[i][j] = inside ? args.x_stride_c : 0;
     }
   }
   for (std::int64_t c = 0; c < args.channels; c += kLanes, to += kLanes) {
@@ -83,7 +99,7 @@ inline TilePlace tile_place(const WinogradArgs& args, std::int64_t tile) {
     for (int j = 0; j < 6; ++j) {
       V x[6];
 #pragma GCC unroll 6
-      for (int i = 0; i < 6; ++i) x[i] = simd::load_upto(pixel[i][j] + c, left);
+      for (int i = 0; i < 6; ++i) x[i] = channels_of<dense>(pixel[i][j], c, step[i][j], left);
       transform_in(x);
 #pragma GCC unroll 6
       for (int i = 0; i < 6; ++i) half[i][j] = x[i];
@@ -218,7 +234,10 @@ void conv_winograd(const WinogradArgs& args, std::int64_t begin, std::int64_t en
     const std::int64_t start = index * args.block;
     const std::int64_t tiles = all - start < args.block ? all - start : args.block;
     if (filled != index) {
-      for (std::int64_t t = 0; t < tiles; ++t) read_tile(args, start + t, v + t * args.v_pitch);
+      const bool dense = args.x_stride_c == 1;
+      for (std::int64_t t = 0; t < tiles; ++t) {
+        (dense ? read_tile<true> : read_tile<false>)(args, start + t, v + t * args.v_pitch);
+      }
     }
     filled = index;
     const std::int64_t last = args.columns.panels * (split + 1) / args.splits;

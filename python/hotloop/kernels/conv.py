@@ -87,9 +87,9 @@ def conv2d(
             channels-last is copied. None adds nothing. Not for bfloat16.
         algorithm: "direct", or "winograd" for float32 kernels of 3x3 pixels with stride 1,
             dilation 1 and one group: F(4x4, 3x3) multiplies a quarter as often. Its error is up to
-            twice as large (1e-6 of the largest y), NaN and infinities spread over 4x4 pixels, and x
-            in other orders than channels-last is copied. Pays from some 32 channels and 12 pixels
-            on; never chosen by itself.
+            twice as large (1e-6 of the largest y), NaN and infinities spread over 4x4 pixels. Pays
+            from some 32 channels and 12 pixels on, most where x is channels-last; never chosen by
+            itself.
         out: the destination; any strides, but memory that is not channels-last is written through
             a copy. Must not overlap x, w, b or residual.
 
