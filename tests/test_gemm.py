@@ -10,7 +10,7 @@ import pytest
 from fences import run_fenced
 from forced import LEVELS
 from hotloop import DTypeError, OutputError, ShapeError
-from hotloop.kernels import gemm, gemm_pack
+from hotloop.kernels import gemm, gemm_pack, linear_backward
 from reference import LAYOUTS, assert_close, assert_same_bits, empty_with_layout, with_layout
 
 # Around 4, 6 and 8 rows of a tile and 48 of a unit; around the lanes and the panels of each level;
@@ -58,6 +58,11 @@ def test_exact_at_the_edges_of_tiles(level, dtype, trans, rng):
         (390, 700, 257, "nn"),
         (1165, 200, 40, "nn"),  # far more rows than columns: B is packed first
         (1165, 200, 40, "nt"),
+        (1300, 512, 40, "nn"),  # the first rows pack B for the others
+        (1300, 1000, 40, "tn"),
+        (140, 1100, 2100, "nn"),  # three blocks of k, the first panels copied ahead
+        (7, 790, 700, "nn"),  # tiles of three vectors
+        (8, 390, 1400, "tn"),
         (900, 1, 700, "nn"),  # a column of results: the transposed product
         (900, 1, 700, "tn"),
     ],
@@ -289,6 +294,14 @@ def test_threads_that_share_panels(level, dtype, shape, rng):
     a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((n, k)).astype(dtype)
     assert_same_bits(lambda: gemm(a, b, trans_b=True))
     assert_same_bits(lambda: gemm(a, b[:65], trans_b=True))
+
+
+def test_sums_of_rows_where_the_first_rows_pack_b(level, dtype, threads, rng):
+    dy, x = integers(rng, (40, 1300), dtype), integers(rng, (40, 512), dtype)
+    w = np.zeros((1300, 512), dtype)
+    _, dw, db = linear_backward(dy, x, w)
+    np.testing.assert_array_equal(dw, dy.T @ x)
+    np.testing.assert_array_equal(db, dy.sum(0))
 
 
 @pytest.mark.parametrize("m", [48, 49, 53, 54, 55, 66])
@@ -555,6 +568,9 @@ def test_results_that_leave_the_caches(level, m, n, k, rng):
         ((131, 1030), (1030, 700)),
         ((3, 70, 300), (3, 300, 450)),
         ((1300, 70), (70, 130)),
+        ((1300, 40), (40, 1030)),
+        ((100, 2100), (2100, 700)),
+        ((8, 1000), (1000, 610)),
     ],
 )
 def test_the_bits_do_not_depend_on_threads(level, shape_a, shape_b, rng):

@@ -22,9 +22,10 @@ constexpr std::int64_t kRowBytes = 576ll << 10;   // A of a unit, which stays in
 constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
 constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
 constexpr std::int64_t kTallRows = 1152;          // B is then small beside A and C
-constexpr std::int64_t kSharedBytes = 2ll << 20;  // B that is packed before them all
+constexpr std::int64_t kSharedBytes = 2ll << 20;  // B that two threads have in L2
 constexpr std::int64_t kOwnBlocks = 8;            // of rows of C, that a thread's own panel serves
 constexpr std::int64_t kRowsAhead = 64;           // so many rows of A are fetched ahead
+constexpr std::int64_t kFirstRows = 48;           // their tiles pack a large B
 constexpr std::int64_t kFewTerms = 8;             // writing C takes longer than the sums
 
 // Columns of a tile at the level in force. The kernels take any width, so nothing breaks when
@@ -52,6 +53,15 @@ Plan plan_of(const GemmProblem& p) {
   const std::int64_t item = bytes_of(p.dtype);
   plan.threads = gemm_is_parallel(p) ? num_threads() : 1;
   plan.columns = p.packed_columns > 0 ? p.packed_columns : tile_columns(p.dtype);
+  // Seven and eight rows are one tile of three vectors, or two of four, which read B twice: in
+  // f64 1.15 times as fast where B is larger than L2. Pairs of panels are counted, so that two
+  // threads have the same number; shapes alone decide.
+  const std::int64_t pair = 2 * plan.columns, less = pair / 4 * 3;
+  if (plan.columns * item == 256 && p.packed_columns == 0 && (p.m == 7 || p.m == 8) &&
+      p.n * p.k * item > kSharedBytes &&
+      20 * blocks_of(p.n, less) * less <= 21 * blocks_of(p.n, pair) * pair) {
+    plan.columns = less / 2;
+  }
   const std::int64_t slices = std::max<std::int64_t>(blocks_of(p.k, kDepth), 1);
   plan.kc = std::min(p.k, blocks_of(blocks_of(p.k, slices), 8) * 8);
   const std::int64_t depth_bytes = std::max<std::int64_t>(plan.kc, 1) * item;
@@ -111,21 +121,34 @@ struct PackRoom {
   void* b = nullptr;  // all panels, or a slot for each thread
 };
 
-// One block of k, the columns [first, first + columns) of C.
-void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, bool first,
-               PackRoom room) {
+// Whether the tiles of the first rows pack the panels of B for the others: a launch of its own took
+// 3 % of 2048^3.
+bool packs_on_the_way(const GemmArgs& args, const Plan& plan) {
+  return plan.pack_b && args.p.batches == 1 && args.p.b.column_step == 1 && args.row_blocks > 1 &&
+         args.column_blocks >= 4 * plan.threads && args.column_blocks % plan.threads == 0;
+}
+
+void run_first_rows(GemmArgs& args, const Plan& plan, void* panels) {
+  GemmArgs first = args;
+  first.p.m = first.row_block = kFirstRows;
+  first.row_blocks = 1;
+  first.shared_b = panels;
+  launch(gemm_tiles_kernel(), first, split_of(first.p, first.column_blocks, flops_of(first.p)));
+  args.first_row = kFirstRows;
+  args.row_blocks = blocks_of(args.p.m - kFirstRows, args.row_block);
+  args.panel_step = args.p.k * plan.columns;
+  args.p.b = {panels, plan.columns, 1, 0, nullptr};
+}
+
+// Few panels, of which each thread packs those it needs.
+bool shares_panels(const GemmProblem& p, const Plan& plan) {
+  return plan.own_b && plan.threads > 1 &&
+         p.batches * blocks_of(p.n, plan.columns) < 4 * plan.threads;
+}
+
+// Blocks of rows: what a unit is.
+void cut(const GemmProblem& p, const Plan& plan, GemmArgs& args) {
   const std::int64_t item = bytes_of(p.dtype);
-  GemmArgs args;
-  args.p = p;
-  args.k_total = k_total;
-  args.column_block = plan.columns;
-  args.column_blocks = blocks_of(p.n, plan.columns);
-  args.panel_step = p.packed_columns > 0 ? p.k * plan.columns : plan.columns * p.b.column_step;
-  args.stream = plan.stream;
-  args.fetch = !args.stream && p.batches * p.m * p.n * item > (1 << 19);
-  args.add_sums = !first;
-  args.ahead = p.m > kRowsAhead && p.a.column_step == 1 && p.a.row_step == p.k;
-  args.sums_step = k_total > 0 ? p.m : 0;
   std::int64_t most = plan.rows;
   const std::int64_t least = plan.threads > 1 ? 4 * plan.threads : 1;
   while (!plan.own_b && most > 9 && p.batches * args.column_blocks * blocks_of(p.m, most) < least) {
@@ -141,11 +164,8 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
   args.row_block = blocks_of(p.m, args.row_blocks);
   if (args.row_block > 36) args.row_block = blocks_of(args.row_block, 6) * 6;
   args.row_blocks = blocks_of(p.m, args.row_block);
-  // Few panels, of which each thread packs those it needs.
-  const std::int64_t panels = p.batches * args.column_blocks;
-  const bool shares_panels = plan.own_b && plan.threads > 1 && panels < 4 * plan.threads;
-  if (shares_panels) {
-    const std::int64_t wanted = blocks_of(4 * plan.threads, panels);
+  if (shares_panels(p, plan)) {
+    const std::int64_t wanted = blocks_of(4 * plan.threads, across);
     args.row_block =
         std::max<std::int64_t>(blocks_of(p.m, std::max(wanted, blocks_of(p.m, plan.rows))), 8);
     args.row_blocks = blocks_of(p.m, args.row_block);
@@ -161,11 +181,35 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
     args.row_blocks = blocks_of(p.m, args.row_block);
     args.fetch = false;
   }
+}
+
+// The blocks of k before this one, and the terms of the next.
+struct BlockOfK {
+  std::int64_t number = 0, next_terms = 0;
+};
+
+// One block of k, the columns [first, first + columns) of C.
+void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, BlockOfK at,
+               PackRoom room) {
+  const std::int64_t item = bytes_of(p.dtype);
+  GemmArgs args;
+  args.p = p;
+  args.k_total = k_total;
+  args.column_block = plan.columns;
+  args.column_blocks = blocks_of(p.n, plan.columns);
+  args.panel_step = p.packed_columns > 0 ? p.k * plan.columns : plan.columns * p.b.column_step;
+  args.stream = plan.stream;
+  args.fetch = !args.stream && p.batches * p.m * p.n * item > (1 << 19);
+  args.add_sums = at.number > 0;
+  args.ahead = p.m > kRowsAhead && p.a.column_step == 1 && p.a.row_step == p.k;
+  args.sums_step = k_total > 0 ? p.m : 0;
+  cut(p, plan, args);
 
   GemmPackArgs pack = pack_of(p);
   pack.k_total = k_total;
   if (plan.pack_a) pack_a(args.p, room.a, p.k + 16, 96, pack);  // never a multiple of a page
-  if (plan.pack_b) {
+  const bool on_the_way = packs_on_the_way(args, plan);
+  if (plan.pack_b && !on_the_way) {
     const bool shared = p.b.batch_step == 0 && !p.b.offsets;
     pack_b(p.b, room.b, plan.columns, shared ? 1 : p.batches, pack);
     args.panel_step = p.k * plan.columns;
@@ -178,7 +222,11 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
     args.place_bytes = place_bytes(plan, item);
     args.slot = thread_index;
     args.sharers = plan.threads;
-    for (int t = 0; t < plan.threads; ++t) new (args.slots + t * args.slot_bytes) GemmSlot;
+    args.first_panel = at.number * p.batches * args.column_blocks;
+    args.next_terms = at.next_terms;
+    for (int t = 0; at.number == 0 && t < plan.threads; ++t) {
+      new (args.slots + t * args.slot_bytes) GemmSlot;
+    }
   }
   const std::int64_t pack_units =
       pack.a_batches * pack.a_blocks + pack.b_batches * pack.b_panels * pack.b_slices;
@@ -187,12 +235,16 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, boo
         static_cast<double>(pack.a_batches * p.m + pack.b_batches * p.n) * static_cast<double>(p.k);
     launch(gemm_pack_kernel(), pack, split_of(p, pack_units, 30 * elements));
   }
+  if (on_the_way) run_first_rows(args, plan, room.b);
   Split split = split_of(p, p.batches * args.column_blocks * args.row_blocks, flops_of(p));
   if (plan.own_b) split.max_threads = plan.threads;
   if (plan.own_b && args.row_blocks > 1) {
     // Each piece packs its first panel anew: as few pieces as threads where all is quick.
-    const std::int64_t pieces = (!shares_panels ? 8 : flops_of(p) < 3e7 ? 1 : 4) * plan.threads;
-    split.grain = std::max(split.grain, blocks_of(split.units, pieces));
+    const std::int64_t pieces = (!shares_panels(p, plan) ? 8
+                                 : flops_of(p) < 3e7     ? 1
+                                                         : 4) *
+                                plan.threads;
+    split.grain = even_grain(split.units, std::max(split.grain, blocks_of(split.units, pieces)));
   }
   // Too short to wake anybody, but not for two threads that are awake.
   if (plan.threads > 1 && !is_parallel(split) && split.units > 1) {
@@ -215,10 +267,13 @@ void run_group(const GemmProblem& p, const Plan& plan, std::int64_t k_total, Pac
       if (p.bias) part.bias = static_cast<const char*>(p.bias) + column * bytes_of(p.dtype);
       part.a_sums = nullptr;
     }
-    bool first = true;
+    BlockOfK at;
+    std::int64_t left = p.k;
     for_blocks_of_k(part, plan.kc, [&](const GemmProblem& block) {
-      run_block(block, plan, k_total, first, room);
-      first = false;
+      left -= block.k;
+      at.next_terms = std::min(block.k, left);
+      run_block(block, plan, k_total, at, room);
+      ++at.number;
     });
   }
 }

@@ -56,10 +56,12 @@ bool gemm_is_long(const GemmProblem& problem);
 inline constexpr std::int64_t kGemmBeyondCaches = 12 << 20;
 
 // What a thread has in its slot, before the memory of two panels: the one its tiles read, and the
-// first rows of the one behind it, copied meanwhile.
+// first rows of the one that comes next, copied meanwhile. Panels are numbered through all blocks
+// of k.
 struct alignas(64) GemmSlot {
   std::int64_t panel = -1;
-  std::int64_t rows = 0;   // of panel + 1
+  std::int64_t next = -1;
+  std::int64_t rows = 0;   // of `next`
   std::int64_t place = 0;  // of `panel`
 };
 
@@ -81,7 +83,12 @@ struct GemmArgs {
   char* slots = nullptr;  // of slot_bytes: a GemmSlot, two panels of place_bytes
   std::int64_t slot_bytes = 0, place_bytes = 0;
   int (*slot)() = nullptr;
-  int sharers = 1;  // threads, each of which takes the units of its share in order
+  int sharers = 1;               // threads, each of which takes the units of its share in order
+  std::int64_t first_panel = 0;  // number of this block's first panel
+  std::int64_t next_terms = 0;   // of the next block of k; 0: there is none
+  // Panels for all threads, which the tiles of the first rows pack; first_row: of the others.
+  void* shared_b = nullptr;
+  std::int64_t first_row = 0;
 };
 
 // Packs blocks of A, then panels of B: units are a_batches * a_blocks, then b_batches * b_panels *

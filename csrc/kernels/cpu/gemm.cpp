@@ -62,46 +62,72 @@ inline bool packs_on_the_way(const GemmArgs& g, std::int64_t count, std::int64_t
          tiles > 1 && (count + tiles - 1) / tiles == kTileRows;
 }
 
-// The panel of B for a unit, packed in the thread's slot if its first tile does not do that; and
-// what its tiles copy: the rows of the panel behind, which the same thread most likely takes next.
+// Packs a panel of B, whose first `rows` are there, or has the first of its tiles do it.
+template <class T>
+void pack_panel(const GemmArgs& g, std::int64_t count, std::int64_t columns, const T* b,
+                std::int64_t rows, T* to, Tile<T>* tile) {
+  if (rows == 0 && packs_on_the_way<T>(g, count, columns)) {
+    tile->keep = to;
+    return;
+  }
+  const GemmMatrix& matrix = g.p.b;
+  if (rows < tile->depth) {
+    pack_block<T>(b + rows * matrix.row_step, matrix.row_step, matrix.column_step,
+                  tile->depth - rows, columns, to + rows * g.column_block, g.column_block, columns);
+  }
+  tile->b = to;
+  tile->b_step = g.column_block;
+}
+
+// What the tiles of a unit copy: the panel behind theirs, or, at the end of a thread's share, the
+// first of the share in the next block of k, which the same thread most likely takes.
+template <class T>
+void copy_next_panel(const GemmArgs& g, GemmSlot* own, std::int64_t unit, T* to, Tile<T>* tile) {
+  const GemmProblem& p = g.p;
+  const std::int64_t tiles = p.m / kTileRows, panels = p.batches * g.column_blocks;
+  if (p.b.column_step != 1 || g.k_total > 0 || tiles <= kCopyTiles ||
+      g.column_block != kTileColumns<T>) {
+    return;
+  }
+  const std::int64_t units = panels * g.row_blocks, share = unit * g.sharers / units;
+  std::int64_t next = unit / g.row_blocks + 1, terms = p.k, row = 0;
+  if (next * g.row_blocks * g.sharers / units != share) {
+    next = (share * units + g.sharers - 1) / g.sharers / g.row_blocks;
+    terms = g.next_terms;
+    row = p.k;
+  }
+  const std::int64_t column = next % g.column_blocks * g.column_block;
+  if (terms == 0 || column + g.column_block > p.n) return;
+  const std::int64_t number = g.first_panel + next + (row > 0 ? panels : 0);
+  if (own->next != number) own->rows = 0;
+  own->next = number;
+  tile->copy = element<T>(p.b, next / g.column_blocks, row + own->rows, column);
+  tile->copy_to = to + own->rows * kTileColumns<T>;
+  tile->copy_step = p.b.row_step;
+  tile->copy_rows = terms - own->rows;
+  tile->copy_every = tiles - tiles / 8 - 1;  // done a little before the last tile
+  if (own->rows == 0) fetch_first_rows(*tile);
+}
+
+// The panel of B for a unit, in the thread's slot.
 template <class T>
 void take_panel(const GemmArgs& g, GemmSlot* own, std::int64_t unit, std::int64_t count,
                 std::int64_t columns, const T* b, Tile<T>* tile) {
-  const GemmProblem& p = g.p;
-  const std::int64_t panel = unit / g.row_blocks;
-  const auto place = [&](std::int64_t number) {
-    return reinterpret_cast<T*>(reinterpret_cast<char*>(own + 1) + number * g.place_bytes);
+  const std::int64_t number = g.first_panel + unit / g.row_blocks;
+  const auto place = [&](std::int64_t which) {
+    return reinterpret_cast<T*>(reinterpret_cast<char*>(own + 1) + which * g.place_bytes);
   };
-  if (panel != own->panel) {
-    const bool is_next = panel == own->panel + 1;
-    const std::int64_t rows = is_next ? own->rows : 0;  // are there
+  if (number != own->panel) {
+    const bool is_next = number == own->next;
     if (is_next) own->place ^= 1;
-    own->panel = panel;
-    own->rows = 0;
-    if (rows == 0 && packs_on_the_way<T>(g, count, columns)) {
-      tile->keep = place(own->place);
-    } else if (rows < tile->depth) {
-      pack_block<T>(b + rows * p.b.row_step, p.b.row_step, p.b.column_step, tile->depth - rows,
-                    columns, place(own->place) + rows * g.column_block, g.column_block, columns);
-    }
-  }
-  if (!tile->keep) {
+    pack_panel(g, count, columns, b, is_next ? own->rows : 0, place(own->place), tile);
+    own->panel = number;
+    own->next = -1;
+  } else {
     tile->b = place(own->place);
     tile->b_step = g.column_block;
   }
-  const std::int64_t tiles = p.m / kTileRows, column_block = panel % g.column_blocks;
-  const std::int64_t units = p.batches * g.column_blocks * g.row_blocks;
-  const std::int64_t next = (panel + 1) * g.row_blocks;
-  if (p.b.column_step == 1 && g.k_total == 0 && tiles > kCopyTiles &&
-      g.column_block == kTileColumns<T> && (column_block + 2) * g.column_block <= p.n &&
-      next * g.sharers / units == unit * g.sharers / units) {
-    tile->copy = b + g.panel_step + own->rows * p.b.row_step;
-    tile->copy_to = place(own->place ^ 1) + own->rows * kTileColumns<T>;
-    tile->copy_step = p.b.row_step;
-    tile->copy_rows = tile->depth - own->rows;
-    tile->copy_every = tiles - tiles / 8 - 1;  // done a little before the last tile
-    if (own->rows == 0) fetch_first_rows(*tile);
-  }
+  copy_next_panel(g, own, unit, place(own->place ^ 1), tile);
 }
 
 // One to three columns beside full tiles would take a third of a tile's time: dot products with the
@@ -184,7 +210,7 @@ void tiles_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     const std::int64_t column_block = (g.slots ? panel : unit) % g.column_blocks;
     const std::int64_t row_block = (g.slots ? unit : rest) % g.row_blocks;
     const std::int64_t batch = unit / (g.row_blocks * g.column_blocks);
-    const std::int64_t row = row_block * g.row_block;
+    const std::int64_t row = g.first_row + row_block * g.row_block;
     const std::int64_t count = least(g.row_block, p.m - row);
     const std::int64_t first = column_block * g.column_block;
     const std::int64_t columns = least(g.column_block, p.n - first);
@@ -202,6 +228,10 @@ void tiles_body(const GemmArgs& g, std::int64_t begin, std::int64_t end) {
     tile.stream = g.stream;
     tile.b = b;
     if (own) take_panel<T>(g, own, unit, count, columns, b, &tile);
+    if (g.shared_b) {
+      T* const to = static_cast<T*>(g.shared_b) + column_block * p.k * g.column_block;
+      pack_panel<T>(g, count, columns, b, 0, to, &tile);
+    }
     tile.alpha = static_cast<T>(p.alpha);
     tile.beta = static_cast<T>(p.beta);
     const T* bias = static_cast<const T*>(p.bias);
