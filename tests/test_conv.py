@@ -485,6 +485,21 @@ def test_results_beyond_the_caches(rng, level):
         assert np.array_equal(y[:, :, row : row + 121], part)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "how"),
+    [
+        (3, {"stride": 2, "padding": 1}),
+        (3, {"stride": (3, 2), "padding": (1, 0)}),
+        (3, {"stride": 2, "padding": 3, "dilation": 3}),
+        (2, {"stride": 2, "padding": 16, "dilation": 31}),  # too far apart to share
+    ],
+    ids=str,
+)
+def test_phases_that_share_a_copy(kernel, how, rng, level):
+    p = problem(2, 256, 15, 14, 44, kernel, kernel, **how)
+    check_three(p, p.make(rng, np.float32))
+
+
 # ---- threads ---------------------------------------------------------------------------------
 
 
@@ -495,6 +510,7 @@ def test_results_beyond_the_caches(rng, level):
         problem(1, 32, 14, 14, 70, 3, 3, padding=1),
         problem(1, 64, 7, 7, 140, 3, 3, padding=1),
         problem(1, 32, 29, 28, 64, 3, 3, padding=1),
+        problem(23, 16, 15, 14, 32, 3, 3, padding=1),
         problem(3, 250, 6, 5, 256, 3, 3, stride=2, padding=1),
         problem(3, 3, 50, 50, 16, 3, 3, stride=2, padding=1),
         problem(3, 3, 50, 50, 16, 3, 3, padding=1),
@@ -519,6 +535,8 @@ def test_values_with_threads(threads, rng):
         problem(12, 16, 12, 12, 40, 3, 3, padding=1),
         problem(1, 64, 12, 12, 64, 3, 3, padding=1),
         problem(1, 32, 29, 28, 64, 3, 3, padding=1),  # 29 rows, 3 or 4 to a piece
+        problem(19, 16, 16, 16, 32, 3, 3, padding=1),  # one or two images to a piece
+        problem(23, 16, 30, 30, 32, 3, 3, padding=1),  # one or two images to a chunk
         problem(1, 16, 57, 21, 64, 3, 3, stride=2, padding=1),
         problem(2, 136, 13, 11, 256, 3, 3, padding=1),  # runs and panels that follow one another
     ):

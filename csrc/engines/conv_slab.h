@@ -8,20 +8,21 @@
 namespace hotloop::HOTLOOP_LEVEL {
 namespace {
 
-// What of a slab exists: it may have a row less than others, the last one fewer images.
+// What of a slab exists: images are shared evenly, and so are the rows of one; some have one less.
 struct SlabPart {
   std::int64_t image, images, plane, row, rows, pixels;
 };
 
 inline SlabPart slab_part(const ConvSlab& slab, std::int64_t index) {
   SlabPart part;
-  part.image = index / slab.per_image * slab.images;
+  const std::int64_t group = index / slab.per_image, groups = slab.count / slab.per_image;
+  const std::int64_t images = slab.n * slab.out_d;
+  part.image = images * group / groups;
+  part.images = images * (group + 1) / groups - part.image;
   part.plane = 0;
-  part.images = slab.n - part.image < slab.images ? slab.n - part.image : slab.images;
   if (slab.out_d > 1) {  // a volume: an image is one of its planes
     part.plane = part.image % slab.out_d;
     part.image /= slab.out_d;
-    part.images = 1;
   }
   const std::int64_t place = index % slab.per_image;
   const std::int64_t steps = (slab.out_h + slab.row_multiple - 1) / slab.row_multiple;
@@ -31,6 +32,14 @@ inline SlabPart slab_part(const ConvSlab& slab, std::int64_t index) {
   part.rows = end - part.row;
   part.pixels = part.images * part.rows * slab.out_w;
   return part;
+}
+
+// The slabs that a chunk of a sum adds: shared evenly.
+struct SlabRange {
+  std::int64_t begin, end;
+};
+inline SlabRange slabs_of_chunk(const ConvWeightArgs& args, std::int64_t chunk) {
+  return {args.slab.count * chunk / args.chunks, args.slab.count * (chunk + 1) / args.chunks};
 }
 
 // Copies channels [first, first + channels) of a slab with its border of zeros, channels last, its

@@ -213,7 +213,7 @@ struct ConvWeightArgs {
   std::int64_t taps_w;
   bool by_rows;
   ConvRowTaps row_taps;
-  std::int64_t chunks, chunk_slabs;
+  std::int64_t chunks;
   void* partial;  // [chunk][part][group][run][tap][channel of run][blocks of the part]
   // One chunk of one group: a unit's partial lies `partial_at` bytes into scratch, and is put into
   // dw while it is in cache. Null: partials are added by a launch of their own.

@@ -10,11 +10,17 @@ namespace {
 // A run of channels of a slab, which meets each run of weights once, shares L2 with it.
 constexpr double kRunSlabBytes = 448 << 10;
 constexpr double kAllSlabBytes = 8 << 20;
+// Results of a panel, which meet each run of packed weights once, likewise.
+constexpr double kPanelResultBytes = 256 << 10;
 // Weights that stay in the caches are packed by all threads first: (1, 256, 14, 14) takes 0.95 of
 // the time so, with four times the weights 1.04.
 constexpr std::int64_t kPackedFirstBytes = 4 << 20;
 constexpr std::int64_t kLeastPanels = 4;
 constexpr std::int64_t kFillElements = 16384;  // worth a thread
+
+std::int64_t extent(const AxisPlan& axis) {
+  return (axis.count - 1) * axis.step + axis.span;
+}
 
 // Terms of all passes as they are packed: (run of channels, pass, tap, channel).
 void plan_panel_pack(DType dtype, const PassWeights& w, const std::vector<PassAxes>& passes,
@@ -82,14 +88,40 @@ bool collect(const std::vector<PassAxes>& passes, const Source& source, std::int
     all.passes.push_back(axes);
     all.taps += axes.taps();
     all.pixels += rows.count * cols.count;
-    const auto height = static_cast<double>((rows.count - 1) * rows.step + rows.span);
-    const auto width = static_cast<double>((cols.count - 1) * cols.step + cols.span);
-    all.image_elements += height * width * static_cast<double>(source.channels);
+    all.image_elements += static_cast<double>(extent(rows)) * static_cast<double>(extent(cols)) *
+                          static_cast<double>(source.channels);
     all.work += 2.0 * static_cast<double>(axes.taps() * channels * group_columns * groups) *
                 static_cast<double>(source.n * rows.count * cols.count);
   }
   return !all.passes.empty() && channels > 0 && source.d == 1 &&
          all.work >= 2 * kWorkWorthSplitting;
+}
+
+// Phases of strides read nearly the same pixels: where one copy is no more than a copy for each,
+// their axes become those of one that all of them share.
+bool share_copy(const Source& source, PanelWork& all) {
+  if (all.passes.size() < 2) return false;
+  std::vector<PassAxes> sharing = all.passes;
+  auto elements = static_cast<double>(source.channels);
+  for (AxisPlan PassAxes::* const of : {&PassAxes::rows, &PassAxes::cols}) {
+    std::int64_t first = INT64_MAX, end = INT64_MIN;
+    for (const PassAxes& axes : all.passes) {
+      first = std::min(first, (axes.*of).first);
+      end = std::max(end, (axes.*of).first + extent(axes.*of));
+    }
+    for (PassAxes& axes : sharing) {
+      AxisPlan& axis = axes.*of;
+      for (std::int64_t& shift : axis.shift) shift += axis.first - first;
+      axis.first = first;
+      axis.span = end - first - (axis.count - 1) * axis.step;
+      axis.whole = true;
+    }
+    elements *= static_cast<double>(end - first);
+  }
+  if (elements > all.image_elements) return false;
+  all.passes = std::move(sharing);
+  all.image_elements = elements;
+  return true;
 }
 
 // Whether weights outweigh the images, in panels that threads can share.
@@ -107,8 +139,10 @@ bool outweighs(const PackShape& shape, const Source& source, double image_bytes,
 struct PanelCut {
   std::int64_t images, parts;
 };
-PanelCut cut_images(std::int64_t n, std::int64_t panels, double run_bytes_of_image) {
-  const std::int64_t wanted = std::min(n, ceil_div(kSlabsWanted, panels));
+PanelCut cut_images(std::int64_t n, std::int64_t panels, double run_bytes_of_image,
+                    double panel_bytes) {
+  const auto kept = static_cast<std::int64_t>(panel_bytes / kPanelResultBytes);
+  const std::int64_t wanted = std::min(n, std::max(ceil_div(kSlabsWanted, panels), kept));
   const auto fit = static_cast<std::int64_t>(kRunSlabBytes / run_bytes_of_image);
   const std::int64_t most = std::max<std::int64_t>(1, std::min(fit, ceil_div(n, wanted)));
   const std::int64_t images = ceil_div(n, ceil_div(n, most));
@@ -137,22 +171,27 @@ bool run_panels(const ConvProblem& problem, const Source& source,
   const std::int64_t item = bytes_of(problem.dtype), channels = source.channels / groups;
   PanelWork all;
   if (!collect(passes, source, groups, group_columns, all)) return false;
+  const bool shared = share_copy(source, all);
   const PackShape shape =
       pack_shape(problem.dtype, channels, groups, group_columns, all.taps, false);
   const double image_bytes = all.image_elements * static_cast<double>(item);
   if (source.n * all.pixels > kListedPixels) return false;
   if (!outweighs(shape, source, image_bytes, group_columns)) return false;
   const std::int64_t panels = shape.groups * shape.columns.panels;
+  const std::int64_t packed_bytes = shape.bias_bytes() * shape.depth;
+  const bool pack_first = !packed && packed_bytes <= kPackedFirstBytes;
+  const std::int64_t panel_bytes =
+      ceil_div(shape.columns.blocks, shape.columns.panels) * kBlockBytes;
+  const bool read_again = packed || pack_first;
   const auto [images, parts] = cut_images(
       source.n, panels,
-      image_bytes * static_cast<double>(shape.run_channels) / static_cast<double>(source.channels));
+      image_bytes * static_cast<double>(shape.run_channels) / static_cast<double>(source.channels),
+      read_again ? static_cast<double>(source.n * all.pixels * panel_bytes) : 0);
 
   const Scratch bias(static_cast<std::size_t>(shape.bias_bytes()));
   pack_bias(problem.dtype, epilogue, shape, bias.as<char>());
   PackPlan pack;
   if (!packed) plan_panel_pack(problem.dtype, weights, all.passes, channels, shape, pack);
-  const std::int64_t packed_bytes = shape.bias_bytes() * shape.depth;
-  const bool pack_first = !packed && packed_bytes <= kPackedFirstBytes;
   const Scratch first(pack_first ? static_cast<std::size_t>(packed_bytes) : 0);
   if (pack_first) {
     pack.args.packed = first.get();
@@ -175,12 +214,11 @@ bool run_panels(const ConvProblem& problem, const Source& source,
     tiles.pack_depth = shape.depth;
     args[i].first_tap = first_tap;
     first_tap += axes.taps();
-    if (!tiles.slab.direct) slab_elements += tiles.slab.size * tiles.slab.count;
+    const bool copies = !tiles.slab.direct && (i == 0 || !shared);
+    if (copies) slab_elements += tiles.slab.size * tiles.slab.count;
   }
   const std::int64_t units = panels * parts;
   Split split = split_for(units, all.work / static_cast<double>(units), problem.interruptible);
-  const std::int64_t panel_bytes =
-      ceil_div(shape.columns.blocks, shape.columns.panels) * kBlockBytes;
   const std::int64_t run_bytes =
       packed ? 0 : ceil_div(all.taps * shape.run_channels * panel_bytes + kBlockBytes, 256) * 256;
   split.max_threads = is_parallel(split) ? num_threads() : 1;
@@ -190,7 +228,11 @@ bool run_panels(const ConvProblem& problem, const Source& source,
   const ConvScratch scratch{memory.as<char>(), run_bytes, thread_index};
   char* at = memory.as<char>() + split.max_threads * run_bytes;
   for (ConvPanelPass& pass : args) {
-    at = fill_slabs(problem.dtype, pass, problem.interruptible, at);
+    if (shared && &pass != args.data()) {
+      pass.slabs = args[0].slabs;
+    } else {
+      at = fill_slabs(problem.dtype, pass, problem.interruptible, at);
+    }
   }
 
   const ConvPanelsArgs panels_args{args.data(), static_cast<std::int64_t>(args.size()), all.taps,

@@ -129,7 +129,8 @@ constexpr std::int64_t kSlideBytes = 16 << 20;
 
 // Whether the taps of so many output positions lie so far apart that each has its own copies.
 bool leaves_out(const AxisPlan& axis, std::int64_t count) {
-  return axis.taps() > 0 && count * axis.taps() < (count - 1) * axis.step + axis.span;
+  return !axis.whole && axis.taps() > 0 &&
+         count * axis.taps() < (count - 1) * axis.step + axis.span;
 }
 std::int64_t copied_size(const AxisPlan& axis, std::int64_t count) {
   return leaves_out(axis, count) ? count * axis.taps() : (count - 1) * axis.step + axis.span;
@@ -187,13 +188,17 @@ SlabCut cut_slabs(DType dtype, const ConvSlab& slab, std::int64_t out_channels, 
     } else if (work >= kWorkOfShares && slab.n * slab.out_h * slab.out_w >= kSharePixels) {
       cut.images = std::min(cut.images, ceil_div(slab.n, 2));
     }
+    // Few slabs, which threads share in halves: as many images, below as many rows, for each.
+    const std::int64_t slabs = ceil_div(slab.n, cut.images);
+    if (slabs > 1 && slabs % 2 != 0 && slabs < 2 * kSlabsWanted) {
+      cut.images = ceil_div(slab.n, slabs + 1);
+    }
   }
   if (cut.images == 1) {
     std::int64_t pieces = ceil_div(slab.out_h, rows_that_fit);
     if (work >= kWorkWorthSplitting && images * splits * pieces < kSlabsWanted) {
       pieces = std::max(pieces, ceil_div(kSlabsWanted, images * splits));
     }
-    // Few slabs, which threads share in halves: the same rows for each.
     if (pieces > 1 && images * pieces % 2 != 0 && images * pieces < 2 * kSlabsWanted) ++pieces;
     cut.rows = ceil_div(slab.out_h, std::min(pieces, slab.out_h));
     cut.rows = std::min(ceil_div(cut.rows, row_multiple) * row_multiple, slab.out_h);

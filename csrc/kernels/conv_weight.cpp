@@ -48,7 +48,7 @@ struct WeightPlan {
   bool spread;
   ConvRowTaps row_taps;
   SlabCut cut;
-  std::int64_t chunks = 1, chunk_slabs, chunk_bytes;
+  std::int64_t chunks = 1, chunk_bytes;
 
   bool strips() const { return row_taps.strip > 0; }
   bool rows_in_place() const { return row_taps.count > 0 && !strips(); }
@@ -91,8 +91,6 @@ void cut_chunks(const ConvProblem& p, const PassAxes& axes, WeightPlan& plan) {
                             std::max<std::int64_t>(kAllPartialBytes / plan.chunk_bytes, 1),
                             std::max<std::int64_t>(pixels / 256, 1)});
   }
-  plan.chunk_slabs = ceil_div(slabs.slab.count, plan.chunks);
-  plan.chunks = ceil_div(slabs.slab.count, plan.chunk_slabs);
 }
 
 WeightPlan plan_weight(const ConvProblem& p, const ConvImage& dy, const Source& source,
@@ -176,7 +174,6 @@ void add_columns(const ConvProblem& p, const ConvImage& dy, const PassAxes& axes
   args.dy_stride_w = dy.stride_w, args.dy_stride_c = dy.stride_c;
   args.dy_direct = dy_direct;
   args.chunks = plan.chunks;
-  args.chunk_slabs = plan.chunk_slabs;
   args.partial = partial;
   args.sum = at_once ? &sum : nullptr;
   args.partial_at = partial_at;

@@ -328,10 +328,8 @@ void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t en
   for (std::int64_t chunk = begin; chunk < end; ++chunk) {
     T* partial = static_cast<T*>(args.partial) + chunk * args.taps * pitch;
     if (!args.adds) fill_zeros(partial, args.taps * pitch);
-    const std::int64_t first = chunk * args.chunk_slabs;
-    const std::int64_t last =
-        first + args.chunk_slabs < slab.count ? first + args.chunk_slabs : slab.count;
-    for (std::int64_t index = first; index < last; ++index) {
+    const SlabRange slabs = slabs_of_chunk(args, chunk);
+    for (std::int64_t index = slabs.begin; index < slabs.end; ++index) {
       const SlabPart part = slab_part(slab, index);
       if (args.row_taps.strip > 0) {
         add_strips(args, part, partial);

@@ -245,19 +245,17 @@ void weight_body(const ConvWeightArgs& args, std::int64_t begin, std::int64_t en
                                 args.partial_at / static_cast<std::int64_t>(sizeof(T))
                           : static_cast<T*>(args.partial) +
                                 (part_of_all * args.groups * args.runs + run) * run_size;
-    const std::int64_t first = chunk * args.chunk_slabs;
-    const std::int64_t last =
-        first + args.chunk_slabs < args.slab.count ? first + args.chunk_slabs : args.slab.count;
-    for (std::int64_t index = first; index < last; ++index) {
+    const SlabRange slabs = slabs_of_chunk(args, chunk);
+    for (std::int64_t index = slabs.begin; index < slabs.end; ++index) {
       const SlabPart part = slab_part(args.slab, index);
       const std::int64_t channels = args.runs == 1 ? args.slab.channels : args.run;
       const SlabOperands<T> operands = read_slab<T>(args, part, panels, run * args.run, channels);
       NextSlab next;
-      if (index + 1 < last) {
+      if (index + 1 < slabs.end) {
         next =
             next_slab<T>(args, slab_part(args.slab, index + 1), panels, run * args.run, channels);
       }
-      add_slab(args, part, panels, operands, partial, index == first && !args.adds, next);
+      add_slab(args, part, panels, operands, partial, index == slabs.begin && !args.adds, next);
     }
     if (args.sum) {
       const std::int64_t terms = args.taps * args.run;
@@ -321,10 +319,8 @@ void depthwise_weight_body(const ConvWeightArgs& args, std::int64_t begin, std::
   const std::int64_t dy_step = args.dy_direct ? args.dy_stride_w : pitch;
   for (std::int64_t chunk = begin; chunk < end; ++chunk) {
     T* partial = static_cast<T*>(args.partial) + chunk * args.taps * pitch;
-    const std::int64_t first = chunk * args.chunk_slabs;
-    const std::int64_t last =
-        first + args.chunk_slabs < args.slab.count ? first + args.chunk_slabs : args.slab.count;
-    for (std::int64_t index = first; index < last; ++index) {
+    const SlabRange slabs = slabs_of_chunk(args, chunk);
+    for (std::int64_t index = slabs.begin; index < slabs.end; ++index) {
       const SlabPart part = slab_part(args.slab, index);
       const SlabOperands<T> operands =
           read_slab<T>(args, part, {0, args.columns.panels}, 0, args.slab.channels);
@@ -334,7 +330,7 @@ void depthwise_weight_body(const ConvWeightArgs& args, std::int64_t begin, std::
         for (std::int64_t tap = 0; tap < args.taps;) {
           const auto sums = [&](auto body, int count) {
             body(operands.source + c, args.tap + tap, operands.dy + c, dy_step, operands.pixel,
-                 part.pixels, partial + tap * pitch + c, pitch, index == first && !args.adds,
+                 part.pixels, partial + tap * pitch + c, pitch, index == slabs.begin && !args.adds,
                  lanes);
             tap += count;
           };

@@ -42,6 +42,7 @@ struct AxisPlan {
   Numbers shift;  // >= 0
   std::int64_t step = 1, first = 0, span = 1, count = 0;
   std::int64_t out_first = 0, out_step = 1;  // where position t is written
+  bool whole = false;  // a copy has all from the first position to the last: other passes share it
 
   std::int64_t taps() const { return static_cast<std::int64_t>(tap.size()); }
 };
