@@ -60,6 +60,8 @@ def test_exact_at_the_edges_of_tiles(level, dtype, trans, rng):
         (1165, 200, 40, "nt"),
         (1300, 512, 40, "nn"),  # the first rows pack B for the others
         (1300, 1000, 40, "tn"),
+        (170, 300, 256, "tt"),  # columns of A where they lie, and from the next depth on packed
+        (170, 300, 257, "tn"),
         (140, 1100, 2100, "nn"),  # three blocks of k, the first panels copied ahead
         (7, 790, 700, "nn"),  # tiles of three vectors
         (8, 390, 1400, "tn"),
