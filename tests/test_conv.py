@@ -179,6 +179,24 @@ def test_depthwise_with_pixels_that_share_places(channels, pitch, dtype, rng, le
     )
 
 
+@pytest.mark.parametrize("channels", [17, 32, 36, 64, 100, 131])
+def test_depthwise_weights_by_groups_of_channels(channels, dtype, rng, level):
+    """Four or two vectors of channels go along a row together, the others by themselves."""
+    for width, padding in [(w, p) for w in (1, 2, 3, 4, 7, 8) for p in (0, 1, 2, 3)]:
+        if width + 2 * padding < 3:
+            continue
+        for how in ({"stride": 2}, {"stride": (1, 2), "dilation": (2, 1)}):
+            p = problem(
+                3, channels, 6, width, channels, 3, 3, padding=(1, padding), groups=channels, **how
+            )
+            x, w, _, dy = p.make(rng, dtype)
+            x, dy = channels_last(x), channels_last(dy)
+            dw = kernels.conv2d_backward_weight(dy, x, w.shape, **p.how)
+            expected = ref.conv2d_backward_weight(dy, x, w.shape, **p.how)
+            depth = dy.size // channels
+            ref.assert_close(dw, expected, depth, kind="product", scale=1, name=p.id)
+
+
 def test_depthwise_in_and_out_of_the_caches(dtype, rng, level):
     """Rows are walked in another order where x is larger than 16 megabytes: the same sums."""
     image = rng.standard_normal((1, 41, 17, 20)).astype(dtype).transpose(0, 3, 1, 2)
