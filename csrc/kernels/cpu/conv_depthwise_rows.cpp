@@ -131,6 +131,8 @@ template <class T, int Rows, bool Whole>
 #pragma GCC unroll 6
     for (int i = 0; i < kSources; ++i) {
       if (i < Rows) sum[i] = simd::load(bias);
+      // Rows do not stay in the caches then: the next vector's pixels (0.9 of the time at 1024@7).
+      if (!ask) __builtin_prefetch(x + i * slab.stride_h + V::lanes, 0, 2);
       if (!(i == 0 && top) && !(i == kSources - 1 && bottom)) {
         V right = simd::zero<T>();
         if (inside) right = load_lanes<T, Whole>(x + i * slab.stride_h, lanes);
