@@ -67,6 +67,11 @@ def test_exact_at_the_edges_of_tiles(level, dtype, trans, rng):
         (8, 390, 1400, "tn"),
         (900, 1, 700, "nn"),  # a column of results: the transposed product
         (900, 1, 700, "tn"),
+        (20, 150, 12, "nn"),  # small
+        (10, 81, 30, "tn"),
+        (30, 33, 40, "nt"),  # small, packed
+        (20, 65, 40, "nn"),  # small, a thin column
+        (20, 66, 40, "nt"),
     ],
 )
 def test_exact_for_each_plan(level, dtype, m, n, k, trans, rng):

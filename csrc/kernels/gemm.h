@@ -54,6 +54,7 @@ bool gemm_is_long(const GemmProblem& problem);
 
 // A larger B comes from memory, not from the last level of the caches.
 inline constexpr std::int64_t kGemmBeyondCaches = 12 << 20;
+inline constexpr std::int64_t kGemmTinyBytes = 32 << 10;  // of B, packed on the stack
 
 // What a thread has in its slot, before the memory of two panels: the one its tiles read, and the
 // first rows of the one that comes next, copied meanwhile. Panels are numbered through all blocks
@@ -110,6 +111,9 @@ HOTLOOP_KERNEL(gemm_pack, GemmPackArgs)
 HOTLOOP_KERNEL(gemm_tiles, GemmArgs)
 // Rows of A and of B^T contiguous in k; units: batch, row block, column block (the fastest).
 HOTLOOP_KERNEL(gemm_dots, GemmArgs)
+// One batch, no sums of A, B's rows contiguous, or no more than kGemmTinyBytes with rows of whole
+// 16 elements, which each call packs; units: row block, column block (the fastest).
+HOTLOOP_KERNEL(gemm_small_tiles, GemmArgs)
 HOTLOOP_KERNEL(gemm_rows, GemmArgs)  // m <= 16, rows of B contiguous; units: batch, column block
 HOTLOOP_KERNEL(gemm_combine, GemmArgs)
 HOTLOOP_KERNEL(gemm_outer, GemmArgs)  // k = 1, B contiguous; units: batch, row of C

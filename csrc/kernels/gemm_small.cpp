@@ -1,7 +1,6 @@
 // Products of a few microseconds, where planning would take as long: nothing is allocated, at most
 // one unit for each thread, and only threads that are awake.
 #include <algorithm>
-#include <new>
 
 #include "kernels/driver/gemm_plan.h"
 
@@ -9,56 +8,10 @@ namespace hotloop {
 
 namespace {
 
-constexpr std::int64_t kTinyBytes = 32768;  // of B, packed on the stack, once for each thread
-constexpr std::int64_t kTinySlotBytes = sizeof(GemmSlot) + kTinyBytes;
-constexpr int kTinySlots = 2;
 constexpr std::int64_t kNearBytes = 128 << 10;  // of B, read where it lies
 constexpr double kSmallFlops = 5e6;             // about 40 microseconds of one thread
 constexpr std::int64_t kLeastRows = 8;          // of a thread
 constexpr std::int64_t kLeastColumns = 64;      // of a thread where rows are few: whole tiles
-
-// `slots`: room for the panels of kTinySlots threads, or null where B is not packed.
-void run_units(const GemmProblem& p, char* slots) {
-  GemmArgs args;
-  args.p = p;
-  args.column_block = p.n;
-  args.column_blocks = 1;
-  const bool packs = slots != nullptr;
-  if (packs) {
-    args.column_block = (p.n + 15) / 16 * 16;
-    args.slots = slots;
-    args.slot_bytes = kTinySlotBytes;
-    args.slot = thread_index;
-    for (int t = 0; t < kTinySlots; ++t) new (slots + t * kTinySlotBytes) GemmSlot;
-  }
-  const double share = packs ? 3 * kShareFlops : kShareFlops;  // each thread packs B
-  std::int64_t threads = std::min<std::int64_t>(packs ? kTinySlots : num_threads(), num_threads());
-  threads = std::min(threads, static_cast<std::int64_t>(flops_of(p) / share));
-  const std::int64_t row_threads = std::min(threads, p.m / kLeastRows);
-  args.row_block = blocks_of(p.m, std::max<std::int64_t>(row_threads, 1));
-  args.row_blocks = blocks_of(p.m, args.row_block);
-  if (row_threads < threads && row_threads <= 1 && !packs) {
-    args.column_block = blocks_of(blocks_of(p.n, threads), kLeastColumns) * kLeastColumns;
-    args.column_blocks = blocks_of(p.n, args.column_block);
-    args.panel_step = args.column_block;
-  }
-  const std::int64_t units = args.row_blocks * args.column_blocks;
-  if (units == 1) {
-    if (packs) args.slot = [] { return 0; };
-    return gemm_tiles_kernel()(args, 0, 1);
-  }
-  Split split{.units = units};
-  split.max_threads = static_cast<int>(units);
-  split.interruptible = false;
-  split.is_short = true;
-  launch(gemm_tiles_kernel(), args, split);
-}
-
-// A frame of its own: touching the pages of so large a one costs 20 ns.
-[[gnu::noinline]] void run_packed(const GemmProblem& p) {
-  alignas(64) char slots[kTinySlots * kTinySlotBytes];
-  run_units(p, slots);
-}
 
 }  // namespace
 
@@ -74,11 +27,36 @@ bool gemm_is_small(const GemmProblem& p) {
            flops_of(p) <= kSmallFlops && (p.k <= 128 || p.b.row_step * item % 4096 != 0);
   }
   return p.m <= 128 && p.n <= 128 && p.k <= 128 && p.m * p.n * p.k <= 70 * 70 * 70 &&
-         (p.n + 15) / 16 * 16 * p.k * item <= kTinyBytes;
+         (p.n + 15) / 16 * 16 * p.k * item <= kGemmTinyBytes;
 }
 
 void gemm_small(const GemmProblem& p) {
-  p.b.column_step == 1 ? run_units(p, nullptr) : run_packed(p);
+  GemmArgs args;
+  args.p = p;
+  args.column_block = p.n;
+  args.column_blocks = 1;
+  const bool packs = p.b.column_step != 1;
+  const double share = packs ? 3 * kShareFlops : kShareFlops;  // each thread packs B
+  const std::int64_t threads =
+      std::min<std::int64_t>(num_threads(), static_cast<std::int64_t>(flops_of(p) / share));
+  const std::int64_t row_threads = std::min(threads, p.m / kLeastRows);
+  args.row_block = blocks_of(p.m, std::max<std::int64_t>(row_threads, 1));
+  args.row_blocks = blocks_of(p.m, args.row_block);
+  if (row_threads < threads && row_threads <= 1 && !packs) {
+    args.column_block = blocks_of(blocks_of(p.n, threads), kLeastColumns) * kLeastColumns;
+    args.column_blocks = blocks_of(p.n, args.column_block);
+  }
+  const std::int64_t units = args.row_blocks * args.column_blocks;
+  if (units == 1) {
+    gemm_small_tiles_kernel()(args, 0, 1);
+  } else {
+    Split split{.units = units};
+    split.max_threads = static_cast<int>(units);
+    split.interruptible = false;
+    split.is_short = true;
+    launch(gemm_small_tiles_kernel(), args, split);
+  }
+  if (p.a_sums) gemm_row_sums(p);
 }
 
 }  // namespace hotloop
