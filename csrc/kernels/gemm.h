@@ -18,6 +18,7 @@ struct GemmMatrix {
   std::int64_t column_step = 0;
   std::int64_t batch_step = 0;
   const std::int64_t* offsets = nullptr;
+  bool operator==(const GemmMatrix&) const = default;
 };
 
 struct GemmProblem {
@@ -36,6 +37,7 @@ struct GemmProblem {
   // each of them all panels. 0: B is what p.b says.
   std::int64_t packed_columns = 0;
   void* scratch = nullptr;  // CUDA: what hotloop_cuda_gemm_workspace asks for
+  bool operator==(const GemmProblem&) const = default;
 };
 
 #ifndef HOTLOOP_LEVEL
@@ -90,6 +92,7 @@ struct GemmArgs {
   // Panels for all threads, which the tiles of the first rows pack; first_row: of the others.
   void* shared_b = nullptr;
   std::int64_t first_row = 0;
+  bool operator==(const GemmArgs&) const = default;
 };
 
 // Packs blocks of A, then panels of B: units are a_batches * a_blocks, then b_batches * b_panels *

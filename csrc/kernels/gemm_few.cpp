@@ -61,7 +61,7 @@ void gemm_run_dots(const GemmProblem& p) {
       split.grain = 1;
       split.is_short = true;
     }
-    launch(gemm_dots_kernel(), args, split);
+    launch_product(gemm_dots_kernel(), args, split);
   });
 }
 
@@ -80,7 +80,7 @@ void gemm_run_rows(const GemmProblem& p) {
     split.grain = 1;
     split.is_short = true;
   }
-  launch(gemm_rows_kernel(), args, split);
+  launch_product(gemm_rows_kernel(), args, split);
 }
 
 // B is read once, in long runs: what counts where it comes from memory. From the caches it comes
@@ -123,7 +123,7 @@ void gemm_run_outer(const GemmProblem& p) {
     if (threads > 1) split.grain = blocks_of(units, threads);
     split.is_short = true;
   }
-  launch(gemm_outer_kernel(), args, split);
+  launch_product(gemm_outer_kernel(), args, split);
 }
 
 }  // namespace hotloop

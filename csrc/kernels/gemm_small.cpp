@@ -15,6 +15,13 @@ constexpr std::int64_t kLeastColumns = 64;      // of a thread where rows are fe
 
 }  // namespace
 
+void launch_product(Kernel<GemmArgs> kernel, const GemmArgs& args, const Split& split) {
+  static thread_local GemmArgs kept;
+  if (!split.is_short || !is_parallel(split)) return launch(kernel, args, split);
+  if (!(kept == args)) kept = args;
+  launch(kernel, kept, split);
+}
+
 bool gemm_is_small(const GemmProblem& p) {
   if (p.batches != 1 || p.packed_columns > 0 || p.n <= 1 || p.k <= 1) return false;
   if (p.m <= 1) {
@@ -54,7 +61,7 @@ void gemm_small(const GemmProblem& p) {
     split.max_threads = static_cast<int>(units);
     split.interruptible = false;
     split.is_short = true;
-    launch(gemm_small_tiles_kernel(), args, split);
+    launch_product(gemm_small_tiles_kernel(), args, split);
   }
   if (p.a_sums) gemm_row_sums(p);
 }

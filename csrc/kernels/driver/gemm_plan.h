@@ -156,6 +156,11 @@ void gemm_run_tiles(const GemmProblem& problem, std::int64_t k_total);
 bool gemm_prefers_slices(const GemmProblem& problem);
 void gemm_run_slices(const GemmProblem& problem);
 
+// As launch(). Where threads share a product of a few microseconds its arguments lie where the last
+// one of this thread had them, and are not written again where they are the same: the other threads
+// still have those lines, or fetch each of them, and each is taken back before the next call.
+void launch_product(Kernel<GemmArgs> kernel, const GemmArgs& args, const Split& split);
+
 // A product of a few microseconds (kernels/gemm_small.cpp).
 bool gemm_is_small(const GemmProblem& problem);
 void gemm_small(const GemmProblem& problem);
