@@ -67,6 +67,7 @@ def test_exact_at_the_edges_of_tiles(level, dtype, trans, rng):
         (8, 390, 1400, "tn"),
         (900, 1, 700, "nn"),  # a column of results: the transposed product
         (900, 1, 700, "tn"),
+        (1, 300, 30, "nn"),  # small, a row
         (20, 150, 12, "nn"),  # small
         (10, 81, 30, "tn"),
         (30, 33, 40, "nt"),  # small, packed
@@ -115,7 +116,7 @@ def test_beta_zero_does_not_read_out(level, m, k, rng):
 
 
 # A tile's rows and columns, the panels of each level, a unit's rows; the limits of the small path.
-EDGES = ((6, 64), (8, 48), (8, 16), (6, 16), (4, 8), (144, 128), (64, 128))
+EDGES = ((6, 64), (8, 48), (8, 16), (6, 16), (4, 8), (144, 128), (64, 128), (2, 128))
 
 
 @pytest.mark.parametrize("trans", ["nn", "nt", "tn", "tt"])
@@ -329,6 +330,7 @@ def test_panels_that_a_tile_packs_on_its_way(level, dtype, m, rng):
         (16, 400, 30),
         (130, 20, 50),
         (8, 784, 64),
+        (1, 784, 64),
         (64, 784, 8),
         (7, 700, 90),
         (10, 450, 32),

@@ -8,10 +8,11 @@ namespace hotloop {
 
 namespace {
 
-constexpr std::int64_t kNearBytes = 128 << 10;  // of B, read where it lies
-constexpr double kSmallFlops = 5e6;             // about 40 microseconds of one thread
-constexpr std::int64_t kLeastRows = 8;          // of a thread
-constexpr std::int64_t kLeastColumns = 64;      // of a thread where rows are few: whole tiles
+constexpr std::int64_t kNearBytes = 128 << 10;     // of B, read where it lies
+constexpr std::int64_t kRowNearBytes = 256 << 10;  // likewise, for a single row
+constexpr double kSmallFlops = 5e6;                // about 40 microseconds of one thread
+constexpr std::int64_t kLeastRows = 8;             // of a thread
+constexpr std::int64_t kLeastColumns = 64;         // of a thread where rows are few: whole tiles
 
 }  // namespace
 
@@ -25,8 +26,11 @@ void launch_product(Kernel<GemmArgs> kernel, const GemmArgs& args, const Split& 
 bool gemm_is_small(const GemmProblem& p) {
   if (p.batches != 1 || p.packed_columns > 0 || p.n <= 1 || p.k <= 1) return false;
   if (p.m <= 1) {
-    // A row of few terms; longer ones have ways of their own.
-    return p.m == 1 && p.k < 16 && p.n <= 512 && p.b.column_step == 1;
+    // A row of few terms, or a B near enough; others have ways of their own.
+    if (p.m < 1 || p.b.column_step != 1) return false;
+    return (p.k < 16 && p.n <= 512) ||
+           (p.k <= 512 && p.k * p.n * bytes_of(p.dtype) <= kRowNearBytes &&
+            p.b.row_step * bytes_of(p.dtype) % 4096 != 0);
   }
   const std::int64_t item = bytes_of(p.dtype);
   if (p.b.column_step == 1) {
@@ -43,14 +47,16 @@ void gemm_small(const GemmProblem& p) {
   args.column_block = p.n;
   args.column_blocks = 1;
   const bool packs = p.b.column_step != 1;
-  const double share = packs ? 3 * kShareFlops : kShareFlops;  // each thread packs B
+  // Each thread packs B; a single row waits for loads.
+  const double share = kShareFlops * (packs ? 3 : p.m == 1 ? 0.5 : 1);
   const std::int64_t threads =
       std::min<std::int64_t>(num_threads(), static_cast<std::int64_t>(flops_of(p) / share));
   const std::int64_t row_threads = std::min(threads, p.m / kLeastRows);
   args.row_block = blocks_of(p.m, std::max<std::int64_t>(row_threads, 1));
   args.row_blocks = blocks_of(p.m, args.row_block);
   if (row_threads < threads && row_threads <= 1 && !packs) {
-    args.column_block = blocks_of(blocks_of(p.n, threads), kLeastColumns) * kLeastColumns;
+    const std::int64_t least = p.m == 1 ? 16 : kLeastColumns;
+    args.column_block = blocks_of(blocks_of(p.n, threads), least) * least;
     args.column_blocks = blocks_of(p.n, args.column_block);
   }
   const std::int64_t units = args.row_blocks * args.column_blocks;

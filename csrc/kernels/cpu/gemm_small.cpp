@@ -12,6 +12,8 @@ namespace {
 
 using simd::Vec;
 
+constexpr int kRowVectors = 8;  // of a single row: as many sums as the latency of one asks for
+
 // Tiles of C below each other.
 template <class T>
 struct Tiles {
@@ -38,7 +40,7 @@ template <class T, int Rows, int Vectors, bool Ragged>
     V sum[Rows][Vectors];
 #pragma GCC unroll 8
     for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::zero<T>();
     }
     const T* row[Rows];
@@ -50,7 +52,7 @@ template <class T, int Rows, int Vectors, bool Ragged>
     std::int64_t k = depth;  // more than 0
     do {
       V bv[Vectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) {
         bv[v] = Ragged && v == Vectors - 1 ? simd::load_n(b + v * V::lanes, last)
                                            : simd::load(b + v * V::lanes);
@@ -58,7 +60,7 @@ template <class T, int Rows, int Vectors, bool Ragged>
 #pragma GCC unroll 8
       for (int i = 0; i < Rows; ++i) {
         const V av = simd::set1<T>(row[i][offset]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::fma(av, bv[v], sum[i][v]);
       }
       b += b_step;
@@ -66,7 +68,7 @@ template <class T, int Rows, int Vectors, bool Ragged>
     } while (--k > 0);
 #pragma GCC unroll 8
     for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) {
         if (Ragged && v == Vectors - 1) {
           simd::store_n(c + v * V::lanes, sum[i][v], last);
@@ -93,6 +95,10 @@ inline SmallLoop<T> small_loop_for(std::int64_t rows) {
 template <class T, int Vectors = kTileVectors>
 inline void run_tiles(Tiles<T>& tiles, std::int64_t rows, std::int64_t wide) {
   constexpr int kLanes = Vec<T>::lanes;
+  if (wide == kRowVectors * kLanes) {
+    tiles.last = kLanes;
+    return small_tile_loop<T, 1, kRowVectors, false>(tiles);
+  }
   if constexpr (Vectors > 1) {
     if (wide <= (Vectors - 1) * kLanes) return run_tiles<T, Vectors - 1>(tiles, rows, wide);
   }
@@ -165,19 +171,22 @@ inline void plain_strip(Tiles<T>& tiles, const Cut& cut, std::int64_t wide) {
 template <class T>
 void small_block(const GemmProblem& p, Tiles<T>& tiles, std::int64_t row, std::int64_t rows,
                  std::int64_t first, std::int64_t columns) {
-  constexpr std::int64_t kWide = kTileColumns<T>;
   const bool is_plain = p.alpha == 1 && p.beta == 0 && !p.bias;
   const Cut cut(rows, kTileRows);
   std::int64_t column = 0;
-  for (; column + kWide <= columns; column += kWide) {
-    if (is_plain) {
-      plain_strip<T>(tiles, cut, kWide);
-    } else {
-      finished_strip<T>(p, tiles, cut, row, first + column, kWide);
+  const auto strips = [&](std::int64_t width) {
+    for (; column + width <= columns; column += width) {
+      if (is_plain) {
+        plain_strip<T>(tiles, cut, width);
+      } else {
+        finished_strip<T>(p, tiles, cut, row, first + column, width);
+      }
+      tiles.b += width;
+      tiles.c += width;
     }
-    tiles.b += kWide;
-    tiles.c += kWide;
-  }
+  };
+  if (rows == 1) strips(kRowVectors * Vec<T>::lanes);
+  strips(kTileColumns<T>);
   const std::int64_t wide = columns - column;
   if (wide == 0) return;
   if (is_thin<T>(p, wide, p.k)) {
