@@ -110,11 +110,10 @@ inline void fill_slab(const ConvSlab& slab, const SlabPart& part, std::int64_t f
 }
 
 // Pixels of the next slab, fetched line by line while this one is multiplied: `take` gives where
-// the tile with so many terms goes on. Weights likewise: one pixel whose lines are `apart`.
+// the tile with so many terms goes on.
 struct Ahead {
   const char* base = nullptr;
   std::int64_t pitch = 0, pixels = 0, lines = 0;  // bytes from pixel to pixel, lines of each
-  std::int64_t apart = kBlockBytes;
   std::int64_t pixel = 0;
 
   bool left() const { return lines > 0; }
@@ -123,7 +122,7 @@ struct Ahead {
     pixel += terms;
     if (pixel >= pixels) {
       pixel = 0;
-      base += apart;
+      base += kBlockBytes;
       --lines;
     }
     return from;

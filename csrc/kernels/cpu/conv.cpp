@@ -222,48 +222,11 @@ struct PanelSlab {
   }
 };
 
-// The weights that follow a run, while it is multiplied. Packed ones are a stretch of memory; of
-// others a row for each tile: a column's terms, or a channel's columns with their taps.
-template <class T>
-Ahead weights_ahead(const ConvPanelsArgs& all, std::int64_t unit, std::int64_t channel) {
-  const ConvTilesArgs& shape = all.passes[0].tiles;
-  const std::int64_t item = sizeof(T);
-  if (channel >= shape.channels) channel = 0, ++unit;
-  Ahead ahead;
-  if (unit >= shape.groups * shape.columns.panels * all.parts) return ahead;
-  const PanelPlace place = panel_place<T>(shape.columns, unit / all.parts);
-  const std::int64_t left = shape.channels - channel;
-  const std::int64_t channels = left < shape.run_channels ? left : shape.run_channels;
-  const std::int64_t terms = all.taps * channels, width = place.blocks * kBlock<T>;
-  if (!all.pack) {
-    const std::int64_t block = place.group * shape.columns.blocks + place.block;
-    ahead.base = static_cast<const char*>(shape.weights) +
-                 (block * shape.pack_depth + channel * all.taps * place.blocks) * kBlockBytes;
-    ahead.pitch = kBlockBytes, ahead.pixels = terms * width * item / kBlockBytes, ahead.lines = 1;
-    return ahead;
-  }
-  const ConvPackArgs& pack = *all.pack;
-  const std::int64_t index = channel / shape.run_channels;
-  const ConvPackRun& run = PackedRun<T>::table_of(pack, index);
-  ahead.base = static_cast<const char*>(pack.w) +
-               (place.group * pack.stride_group + place.block * kBlock<T> * pack.stride_column +
-                index * pack.run_step + run.term[run.order[0]]) *
-                   item;
-  ahead.pixels = 1;
-  if (run.dense == run.terms) {
-    ahead.pitch = item;
-    ahead.lines = place.columns, ahead.apart = pack.stride_column * item;
-  } else if (run.dense == all.taps && pack.stride_column == run.dense) {
-    ahead.pitch = (item * place.columns + channels - 1) / channels;
-    ahead.lines = channels, ahead.apart = pack.run_step / shape.run_channels * item;
-  }
-  return ahead;
-}
-
 template <class T>
 void panels_body(const ConvPanelsArgs& all, std::int64_t begin, std::int64_t end) {
   const ConvTilesArgs& shape = all.passes[0].tiles;
   T* const late = all.pack ? own_scratch<T>(all.scratch) : nullptr;
+  Ahead ahead;
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const PanelPlace place = panel_place<T>(shape.columns, unit / all.parts);
     const std::int64_t part = unit % all.parts, width = place.blocks * kBlock<T>;
@@ -288,7 +251,6 @@ void panels_body(const ConvPanelsArgs& all, std::int64_t begin, std::int64_t end
       } else {
         weights = static_cast<const T*>(shape.weights) + packed_at + run * width;
       }
-      Ahead ahead = weights_ahead<T>(all, unit, channel + channels);
       each_slab([&](const ConvPanelPass& pass, const PanelSlab<T>& slab) {
         run_tiles(pass.tiles, place, slab.part, channel, channels,
                   weights + pass.first_tap * channels * width, slab.source, slab.y, ahead);
