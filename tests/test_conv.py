@@ -484,6 +484,22 @@ def test_padding_keeps_infinities_out(level):
     assert np.array_equal(y[:, 2], [4, 6, 4])
 
 
+@pytest.mark.parametrize(("width", "stride"), [(20, 2), (6, 1), (33, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_infinities_stay_where_they_are_read(channels, width, stride, dtype, level):
+    """Gradients by few channels leave lanes of their vectors empty, which meet no other pixel."""
+    p = problem(1, channels, 9, width, 16, 3, 3, padding=1, stride=stride)
+    w = np.ones(p.w_shape, dtype)
+    dy = np.zeros_like(kernels.conv2d(np.ones(p.x_shape, dtype), w, **p.how))
+    for at in ((0, 3, 2, 1), (0, 5, 4, dy.shape[3] - 1)):
+        dy[...] = 0
+        dy[at] = 1
+        read = ref.conv2d_backward_input(dy, w, p.x_shape, **p.how) != 0
+        dy[at] = np.inf
+        dx = kernels.conv2d_backward_input(dy, w, p.x_shape, **p.how)
+        assert np.array_equal(np.isfinite(dx), ~read)
+
+
 def test_fresh_scratch_never_shows(rng, level):
     """Memory that an earlier call left full of NaN is not read."""
     p = problem(2, 3, 7, 7, 5, 3, 3, padding=1, stride=2)

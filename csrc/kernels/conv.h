@@ -236,6 +236,7 @@ struct ConvNarrowArgs {
   std::int64_t taps_h, dilation_h, stride_h, stride_w, padding_h, padding_w;
   const void* weights;         // [taps_h][outputs][pitch]: column tap * channels + channel
   std::int64_t pitch;          // whole blocks
+  std::int64_t terms;          // columns that are more than zeros
   const void* bias_row;        // [w * channels], or null
   const std::int64_t* offset;  // [outputs]: 0, 1, 2, ...
   std::int64_t row_size;       // elements of a row of dx with all that is added to it

@@ -79,7 +79,7 @@ bool conv_narrow_input(const ConvProblem& p, const ConvImage& dy, const ConvKern
   args.stride_h = p.stride_h, args.stride_w = p.stride_w;
   args.padding_h = p.padding_h, args.padding_w = p.padding_w;
   args.weights = packed.get();
-  args.pitch = pitch;
+  args.pitch = pitch, args.terms = p.kw * p.c;
   args.bias_row = bias_row;
   args.offset = offset.data();
   args.row_size = row_size;

@@ -42,16 +42,17 @@ inline void multiply_row(const ConvNarrowArgs& args, const T* dy, const T* weigh
   }
 }
 
+// Columns behind the terms hold zeros, or NaN where dy is not finite: they are left out.
 template <class T>
-inline void add_rows(const T* z, std::int64_t pitch, std::int64_t pixels, T* row,
-                     std::int64_t step) {
+inline void add_rows(const T* z, std::int64_t pitch, std::int64_t terms, std::int64_t pixels,
+                     T* row, std::int64_t step) {
   constexpr int kLanes = Vec<T>::lanes;
   const std::int64_t apart = (pitch + step - 1) / step;
   for (std::int64_t phase = 0; phase < apart; ++phase) {
     for (std::int64_t q = phase; q < pixels; q += apart) {
-      for (std::int64_t i = 0; i < pitch; i += kLanes) {
+      for (std::int64_t i = 0; i < terms; i += kLanes) {
         T* to = row + q * step + i;
-        simd::store(to, simd::load(to) + simd::load(z + q * pitch + i));
+        simd::store(to, simd::load(to) + simd::load_upto(z + q * pitch + i, terms - i));
       }
     }
   }
@@ -80,7 +81,7 @@ void narrow_body(const ConvNarrowArgs& args, std::int64_t begin, std::int64_t en
       for (std::int64_t q = 0; q < args.out_w; q += kNarrowPixels) {
         const std::int64_t pixels = args.out_w - q < kNarrowPixels ? args.out_w - q : kNarrowPixels;
         multiply_row(args, dy + q * args.dy_stride_w, weights, pixels, z);
-        add_rows(z, args.pitch, pixels, row + q * step, step);
+        add_rows(z, args.pitch, args.terms, pixels, row + q * step, step);
       }
     }
     T* dx = static_cast<T*>(args.dx) + image * args.dx_stride_n + ih * args.dx_stride_h;

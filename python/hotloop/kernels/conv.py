@@ -65,8 +65,8 @@ def conv2d(
     (h + 2 * padding - dilation * (kh - 1) - 1) // stride + 1, and likewise for w.
 
     An implicit matrix product on channels-last memory; x in other orders is copied piece by piece.
-    The bits depend on shapes and the level, not on the threads; where a result has up to 64 pixels
-    in all, on the memory order of w as well.
+    The bits depend on shapes and the level, not on the threads; with 1x1 kernels, and where a
+    result has up to 64 pixels in all, on the operands' strides as well.
 
     Args:
         x: images, float32 or float64, (n, c, h, w) under NCHW, (n, h, w, c) under NHWC; any
