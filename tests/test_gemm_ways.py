@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -182,3 +184,35 @@ def test_one_term_is_an_outer_product(level, dtype, m, n, rng):
 def test_a_large_outer_product_goes_around_the_caches(level, rng):
     a, b = integers(rng, (2600, 1), np.float32), integers(rng, (1, 2576), np.float32)
     np.testing.assert_array_equal(gemm(a, b), a @ b)
+
+
+def test_short_products_see_the_sign_of_zero(threads):
+    a, b = np.ones((64, 64), np.float32), np.ones((64, 64), np.float32)
+    for alpha in (0.0, -0.0, 0.0, -0.0):
+        assert (np.signbit(gemm(a, b, alpha=alpha)) == np.signbit(alpha)).all()
+
+
+HANDLER = """
+import signal, time
+import numpy as np
+import hotloop as hl
+from hotloop.kernels import gemm
+hl.set_num_threads(8)
+a, b = np.ones((3, 300), np.float32), np.ones((900, 300), np.float32)
+row, few = np.ones((3, 600), np.float32), np.ones((200, 600), np.float32)
+def handler(*_):
+    gemm(row, few, trans_b=True)
+    signal.setitimer(signal.ITIMER_REAL, 2e-4)  # once, or a slow machine would never come out
+signal.signal(signal.SIGALRM, handler)
+handler()
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    y = gemm(a, b, trans_b=True)
+    assert (y == 300).all()
+    y.fill(np.nan)  # what the next one is written to
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+"""
+
+
+def test_a_handler_of_signals_may_multiply():
+    subprocess.run([sys.executable, "-c", HANDLER], check=True, timeout=60)

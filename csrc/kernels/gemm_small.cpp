@@ -1,6 +1,7 @@
 // Products of a few microseconds, where planning would take as long: nothing is allocated, at most
 // one unit for each thread, and only threads that are awake.
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/driver/gemm_plan.h"
 
@@ -14,13 +15,21 @@ constexpr double kSmallFlops = 5e6;                // about 40 microseconds of o
 constexpr std::int64_t kLeastRows = 8;             // of a thread
 constexpr std::int64_t kLeastColumns = 64;         // of a thread where rows are few: whole tiles
 
+// == takes 0.0 for -0.0.
+bool same_signs(const GemmProblem& a, const GemmProblem& b) {
+  return std::signbit(a.alpha) == std::signbit(b.alpha) &&
+         std::signbit(a.activation_alpha) == std::signbit(b.activation_alpha);
+}
+
 }  // namespace
 
 void launch_product(Kernel<GemmArgs> kernel, const GemmArgs& args, const Split& split) {
   static thread_local GemmArgs kept;
   if (!split.is_short || !is_parallel(split)) return launch(kernel, args, split);
-  if (!(kept == args)) kept = args;
-  launch(kernel, kept, split);
+  if (!(kept == args) || !same_signs(kept.p, args.p)) kept = args;
+  Split whole = split;
+  whole.interruptible = false;  // a handler of signals may multiply: `kept` would be its own then
+  launch(kernel, kept, whole);
 }
 
 bool gemm_is_small(const GemmProblem& p) {
