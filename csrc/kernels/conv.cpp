@@ -30,11 +30,30 @@ bool streams(const ConvSlab& slab, const PassAxes& axes, std::int64_t columns, s
          first * item % kBlockBytes == 0;
 }
 
-// An image of results in pieces of at most so many rows and columns.
-std::vector<PassAxes> pieces_of(const PassAxes& axes, std::int64_t most_rows,
-                                std::int64_t most_cols) {
+// How a pass reads its source: where it lies, or so many channels of a slab copied at a time.
+struct Reading {
+  ConvRowTaps row_taps;  // of a depthwise pass, its count 0 where there is none
+  std::int64_t copied;
+  bool in_place;
+};
+Reading reading_of(DType dtype, const Source& source, const PassAxes& axes, bool depthwise,
+                   const Destination& y) {
+  if (!depthwise) return {{}, source.channels, reads_in_place(source, axes)};
+  const ConvRowTaps taps = plan_row_taps(dtype, source, axes, axes.cols.out_step * y.stride_w);
+  if (taps.strip > 0) return {taps, taps.strip, false};
+  return {taps, source.channels, taps.count > 0 || reads_in_place(source, axes)};
+}
+
+// An image of results in pieces, where scratch for a row, or the list of its pixels, would be too
+// long; none: it stays whole.
+std::vector<PassAxes> pieces_of(const PassAxes& axes, const Reading& reading, std::int64_t item,
+                                bool pools) {
   const auto& [planes, rows, cols] = axes;
+  const std::int64_t most_rows = std::min(rows.count, kListedPixels);
+  const std::int64_t most_cols = columns_at_once(axes, reading.in_place ? 0 : reading.copied * item,
+                                                 pools ? 2 * kPanelBlocks * kBlockBytes : 0);
   std::vector<PassAxes> pieces;
+  if (most_rows >= rows.count && most_cols >= cols.count) return pieces;
   for (std::int64_t row = 0; row < rows.count; row += most_rows) {
     for (std::int64_t col = 0; col < cols.count; col += most_cols) {
       pieces.push_back({planes, piece_of(rows, row, std::min(most_rows, rows.count - row)),
@@ -42,6 +61,12 @@ std::vector<PassAxes> pieces_of(const PassAxes& axes, std::int64_t most_rows,
     }
   }
   return pieces;
+}
+
+// Among how many units the panels of a slab are shared.
+std::int64_t splits_of(const PackShape& shape, const ConvSlab& slab, double work) {
+  if (shape.depthwise || work < kWorkWorthSplitting || slab.count >= kSlabsWanted) return 1;
+  return std::min(shape.groups * shape.columns.panels, ceil_div(kSlabsWanted, slab.count));
 }
 
 // Where a pass that pools writes: its strips of scratch lie at `strip_at`, pixels `pitch` apart.
@@ -89,27 +114,18 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   const PackShape shape = pack_shape(dtype, channels, groups, group_columns, axes.taps(), pools);
   const auto& [depthwise, columns, pack_groups, depth, run_channels] = shape;
   const double pixel_work = 2.0 * static_cast<double>(depth * group_columns * groups + groups);
-  const ConvRowTaps row_taps =
-      depthwise ? plan_row_taps(dtype, source, axes, cols.out_step * y.stride_w) : ConvRowTaps{};
-  const bool strips = row_taps.strip > 0;
   const std::int64_t item = bytes_of(dtype);
-  const std::int64_t copied = strips ? row_taps.strip : source.channels;
-  const bool by_row_taps = row_taps.count > 0 && !strips;
-  const bool in_place = by_row_taps || (!strips && reads_in_place(source, axes));
-  const std::int64_t strip_bytes_of_column = pools ? 2 * kPanelBlocks * kBlockBytes : 0;
-  const std::int64_t some_rows = std::min(rows.count, kListedPixels);
-  const std::int64_t some_cols =
-      columns_at_once(axes, in_place ? 0 : copied * item, strip_bytes_of_column);
-  if (some_rows < rows.count || some_cols < cols.count) {
-    for (const PassAxes& piece : pieces_of(axes, some_rows, some_cols)) {
-      run_pass(problem, source, piece, groups, group_columns, weights, epilogue, y, packed, taps);
-    }
-    return;
+  const Reading reading = reading_of(dtype, source, axes, depthwise, y);
+  const std::vector<PassAxes> pieces = pieces_of(axes, reading, item, pools);
+  for (const PassAxes& piece : pieces) {
+    run_pass(problem, source, piece, groups, group_columns, weights, epilogue, y, packed, taps);
   }
+  if (!pieces.empty()) return;
   const std::int64_t panel_bytes = ceil_div(columns.blocks, columns.panels) * kBlockBytes;
   const std::int64_t pitch = panel_bytes / item;
-  const std::shared_ptr<const PassTables> tables = pass_tables(
-      problem, source, axes, shape, group_columns, copied, epilogue.residual, y, pools ? pitch : 0);
+  const std::shared_ptr<const PassTables> tables =
+      pass_tables(problem, source, axes, shape, group_columns, reading.copied, epilogue.residual, y,
+                  pools ? pitch : 0);
   const SlabPlan& plan = tables->plan;
   const ConvSlab& slab = plan.slab;
 
@@ -132,15 +148,11 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
   ConvTilesArgs args = pass_tiles(problem, source, axes, shape, epilogue, y, *tables);
   const double work =
       pixel_work * static_cast<double>(slab.n * slab.out_d * slab.out_h * slab.out_w);
-  const std::int64_t panels = pack_groups * columns.panels;
-  std::int64_t splits = 1;
-  if (!depthwise && work >= kWorkWorthSplitting && slab.count < kSlabsWanted) {
-    splits = std::min(panels, ceil_div(kSlabsWanted, slab.count));
-  }
-  const std::int64_t units = slab.count * splits;
+  args.splits = splits_of(shape, slab, work);
+  const std::int64_t units = slab.count * args.splits;
   Split split = split_for(units, work / static_cast<double>(units), problem.interruptible);
   const std::int64_t slab_bytes =
-      in_place ? 0 : ceil_div(slab.size * item, kBlockBytes) * kBlockBytes;
+      reading.in_place ? 0 : ceil_div(slab.size * item, kBlockBytes) * kBlockBytes;
   const std::int64_t run_bytes = pack_late ? axes.taps() * run_channels * panel_bytes : 0;
   const std::int64_t strip_bytes =
       pools ? static_cast<std::int64_t>(plan.pixel.size()) * panel_bytes : 0;
@@ -149,13 +161,12 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
 
   args.pack = pack_late ? &pack.args : nullptr;
   args.pack_at = slab_bytes;
-  args.splits = splits;
   args.weights = packed.data ? packed.data : packed_weights;
   args.first_term = packed.first;
   args.pack_depth = packed.data ? packed.depth : depth;
   args.bias = packed_bias;
   args.stream = !pools && streams(slab, axes, group_columns, groups, item, epilogue, y);
-  args.row_taps = row_taps;
+  args.row_taps = reading.row_taps;
   ConvPoolTarget pool{};
   if (pools) {
     pool = pool_target(y, *taps, axes, item, slab_bytes + run_bytes, pitch);
@@ -164,11 +175,10 @@ void run_pass(const ConvProblem& problem, const Source& source, const PassAxes& 
     args.y_stride_n = args.y_stride_d = args.y_stride_h = 0;
   }
   args.scratch = scratch.view();
-  if (row_taps.count > 0) {
-    launch(conv_depthwise_rows_kernel(), args, split);
-  } else {
-    launch(depthwise ? conv_depthwise_kernel() : conv_tiles_kernel(), args, split);
-  }
+  const auto kernel = reading.row_taps.count > 0 ? conv_depthwise_rows_kernel()
+                      : depthwise                ? conv_depthwise_kernel()
+                                                 : conv_tiles_kernel();
+  launch(kernel, args, split);
 }
 
 double conv_work(const ConvProblem& p) {
