@@ -1,6 +1,7 @@
 // Tiles of products of a few microseconds: many of them in one loop. Between two tiles of
-// engines/micro_kernel.h lies a quarter of the time where sums have ten terms, here a few additions:
-// 8x512x10 took 1.04 us, 0.83 so, 16x16x16 145 and 105 ns. Sums run in the order of those tiles.
+// engines/micro_kernel.h lies a quarter of the time where sums have ten terms, here a few
+// additions: 8x512x10 took 1.04 us, 0.83 so, 16x16x16 145 and 105 ns. Sums run in the order of
+// those tiles.
 #include "engines/gemm_epilogue.h"
 #include "engines/micro_kernel.h"
 #include "engines/pack.h"
