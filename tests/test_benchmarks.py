@@ -57,6 +57,16 @@ def test_a_different_result_is_refused(tmp_path):
         )
 
 
+def test_bytes_that_differ_by_a_step_do_not_wrap_around(tmp_path):
+    case = dataclasses.replace(TABLE[0], rtol=0.006)
+    for name, value in (("ours", 200), ("less", 199), ("wrong", 190)):
+        np.savez(tmp_path / f"{name}.npz", np.full(3, value, np.uint8))
+    ours, less, wrong = (str(tmp_path / f"{name}.npz") for name in ("ours", "less", "wrong"))
+    assert_equal_results(case, "torch", ours, less)
+    with pytest.raises(benchmarks.BenchError, match=r"differs from hotloop by 0\.05"):
+        assert_equal_results(case, "torch", ours, wrong)
+
+
 def test_a_promise_is_met_from_its_ratio_on():
     case = next(case for case in TABLE if case.target is not None and case.target.rival == "numpy")
     row = Row(case, times={"hotloop": 1.0, "numpy": case.target.ratio})
