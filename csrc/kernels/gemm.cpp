@@ -126,7 +126,7 @@ struct PackRoom {
 
 // Whether the tiles of the first rows pack the panels of B for the others: a launch of its own took
 // 1 to 2 % of 2048^3.
-bool packs_on_the_way(const GemmArgs& args, const Plan& plan) {
+bool first_rows_pack(const GemmArgs& args, const Plan& plan) {
   return plan.pack_b && args.p.batches == 1 && args.p.b.column_step == 1 && args.row_blocks > 1 &&
          args.column_blocks >= 4 * plan.threads && args.column_blocks % plan.threads == 0;
 }
@@ -211,8 +211,8 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, Blo
   GemmPackArgs pack = pack_of(p);
   pack.k_total = k_total;
   if (plan.pack_a) pack_a(args.p, room.a, p.k + 16, 96, pack);  // never a multiple of a page
-  const bool on_the_way = packs_on_the_way(args, plan);
-  if (plan.pack_b && !on_the_way) {
+  const bool by_first_rows = first_rows_pack(args, plan);
+  if (plan.pack_b && !by_first_rows) {
     const bool shared = p.b.batch_step == 0 && !p.b.offsets;
     pack_b(p.b, room.b, plan.columns, shared ? 1 : p.batches, pack);
     args.panel_step = p.k * plan.columns;
@@ -238,7 +238,7 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, Blo
         static_cast<double>(pack.a_batches * p.m + pack.b_batches * p.n) * static_cast<double>(p.k);
     launch(gemm_pack_kernel(), pack, split_of(p, pack_units, 30 * elements));
   }
-  if (on_the_way) run_first_rows(args, plan, room.b);
+  if (by_first_rows) run_first_rows(args, plan, room.b);
   Split split = split_of(p, p.batches * args.column_blocks * args.row_blocks, flops_of(p));
   if (plan.own_b) split.max_threads = plan.threads;
   if (plan.own_b && args.row_blocks > 1) {

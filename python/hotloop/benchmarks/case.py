@@ -19,6 +19,7 @@ CEILING = "ceiling"
 CONTENDERS = (
     *("hotloop", "plain", "numpy", "numpy-skylakex", "torch", "jax", "onnxruntime", CEILING),
 )
+OURS = ("hotloop", "plain", CEILING)  # all that is not a rival's
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .case import CONTENDERS, Case
+from .case import CONTENDERS, OURS, Case
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
 
@@ -23,7 +23,7 @@ class BenchError(RuntimeError):
 
 def available(contender: str) -> bool:
     """Whether its library can be found; says nothing on whether it can be imported."""
-    if contender in ("hotloop", "plain", "ceiling", "numpy"):
+    if contender in (*OURS, "numpy"):
         return True
     if contender == "numpy-skylakex":
         import hotloop as hl

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .case import CEILING, Case
+from .case import CEILING, OURS, Case
 from .ceilings import share_of_probe
 from .gauge import Gauge
 from .rivals import BenchError, Rival
@@ -31,8 +31,7 @@ class Row:
 
     def ratio(self, contender: str) -> float | None:
         """The contender's time over ours: above 1 we are faster. "best": the fastest rival's."""
-        ours_too = ("hotloop", "plain", "ceiling")
-        rivals = [t for name, t in self.times.items() if name not in ours_too]
+        rivals = [t for name, t in self.times.items() if name not in OURS]
         best = min(rivals, default=None)
         ours = self.times.get("hotloop")
         other = best if contender == "best" else self.times.get(contender)

@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from .case import CEILING, Call, Case
+import hotloop as hl
+
+from .case import CEILING, OURS, Call, Case
 from .cases import cases
 from .cases._rivals import as_array
 from .placement import placed
 
 SEED = 20
-OURS = ("hotloop", "plain", CEILING)
 
 
 def _seconds(call: Call, loops: int) -> float:
@@ -86,8 +87,6 @@ class Worker:
 
     def _prepare_library(self, threads: int) -> str:
         if self.contender in OURS:
-            import hotloop as hl
-
             hl.set_num_threads(threads)
             return str(hl.__version__)
         name = "numpy" if self.contender == "numpy-skylakex" else self.contender
@@ -147,8 +146,6 @@ class Worker:
         if command["do"] == "load":
             (case,) = (case for case in cases([command["family"]]) if case.key == command["key"])
             if self.contender in OURS:
-                import hotloop as hl
-
                 hl.set_num_threads(case.threads or self.threads)
             if self.contender == CEILING:
                 return self.load_ceiling(case)
