@@ -42,7 +42,8 @@ def test_exact_at_the_edges_of_tiles(level, dtype, trans, rng):
 @pytest.mark.parametrize(
     ("m", "n", "k", "trans"),
     [
-        (130, 200, 1100, "nn"),  # three blocks of k, packed
+        (130, 200, 1100, "nn"),  # two blocks of k
+        (130, 620, 1100, "nn"),  # packed
         (130, 200, 1100, "tt"),
         (30, 4200, 520, "nn"),  # more columns than are packed at a time
         (64, 70, 5000, "tn"),  # slices of k
@@ -50,9 +51,13 @@ def test_exact_at_the_edges_of_tiles(level, dtype, trans, rng):
         (1, 5000, 70, "nn"),  # rows
         (14, 600, 900, "nn"),  # rows, several of them
         (8, 1088, 3001, "nn"),  # eight rows, with B from memory
-        (66, 192, 1500, "nn"),  # panels that the first tile packs
-        (31, 1024, 100, "nn"),  # panels of which some rows are copied meanwhile
-        (44, 1096, 300, "nn"),
+        (66, 470, 1500, "nn"),  # panels that the first tile packs
+        (31, 1100, 1000, "nn"),  # panels of which some rows are copied meanwhile
+        (25, 1100, 1000, "nn"),  # by tiles of five rows
+        (44, 1096, 1000, "nn"),
+        (36, 1024, 1024, "nn"),  # B where it lies, as much as 36, 64 and 384 rows read
+        (64, 512, 1024, "nn"),
+        (384, 320, 1000, "nn"),
         (390, 700, 257, "nn"),
         (1165, 200, 40, "nn"),  # far more rows than columns: B is packed first
         (1165, 200, 40, "nt"),

@@ -12,10 +12,11 @@
 //   tile.from, tile.from_step   where D is `from`: C itself, or what is added to the product
 //   tile.fetch     C lies far away: ask for its lines before the sum, which hides the wait
 //   tile.keep      where B goes as a packed panel on the way, or null: only for a whole tile
-//                  (kTileRows x kTileColumns<T>). Stores, and rows fetched ahead, cost nothing
-//                  between multiplications; packing first took 9 % of a product with 128 rows.
+//                  (kWholeRows rows or more of kTileColumns<T>). Stores, and rows fetched ahead,
+//                  cost nothing between multiplications; packing first took 9 % of a product with
+//                  128 rows.
 //   tile.copy      rows of what B will be next, brought over on the way: one for copy_every terms,
-//                  copy_rows at most; tiles of kTileRows x kTileColumns<T> do it, the others not.
+//                  copy_rows at most; whole tiles do it, the others not.
 //                  A first tile that packs waits for memory: it took three times as long as the
 //                  others where B lay beyond the caches, 10 % of a product with 128 rows.
 //   tile.ahead     what is read after this: full-width tiles fetch it into L2 along the way,
@@ -37,6 +38,7 @@ constexpr int kTileVectors = simd::kBytes == 64 ? 4 : 2;
 constexpr int kTileRows = simd::kFusedFma ? 6 : 4;
 template <class T>
 constexpr int kTileColumns = kTileVectors * Vec<T>::lanes;
+constexpr int kWholeRows = kTileRows - 1;  // 25 rows and more are tiles of 5 and 6
 constexpr int kMaxTileRows = simd::kBytes == 64 ? 8 : kTileRows;
 // Rows of a tile that is `vectors` wide: narrow tiles take more rows; the mask of a short last
 // vector is a seventeenth register under AVX2.
@@ -258,18 +260,20 @@ inline void fetch_first_rows(const Tile<T>& tile) {
 // Whether run_tile copies rows on the way.
 template <class T>
 inline bool copies_rows(const Tile<T>& tile, int mr, int nr) {
-  return tile.copy_rows > 0 && !tile.keep && mr == kTileRows && nr == kTileColumns<T>;
+  return tile.copy_rows > 0 && !tile.keep && mr >= kWholeRows && nr == kTileColumns<T>;
+}
+
+template <class T, Way kWay>
+inline void run_whole(const Tile<T>& tile, int mr) {
+  mr == kTileRows ? tile_loop<T, kTileRows, kTileVectors, false, kWay>(tile, Vec<T>::lanes)
+                  : tile_loop<T, kWholeRows, kTileVectors, false, kWay>(tile, Vec<T>::lanes);
 }
 
 // 1 <= mr <= tile_rows<T>(nr), 1 <= nr <= kTileColumns<T>.
 template <class T>
 inline void run_tile(const Tile<T>& tile, int mr, int nr) {
-  if (tile.keep) {
-    return tile_loop<T, kTileRows, kTileVectors, false, Way::keep>(tile, Vec<T>::lanes);
-  }
-  if (copies_rows(tile, mr, nr)) {
-    return tile_loop<T, kTileRows, kTileVectors, false, Way::copy>(tile, Vec<T>::lanes);
-  }
+  if (tile.keep) return run_whole<T, Way::keep>(tile, mr);
+  if (copies_rows(tile, mr, nr)) return run_whole<T, Way::copy>(tile, mr);
   if (tile.stream && mr == kTileRows && nr == kTileColumns<T>) {
     return tile_loop<T, kTileRows, kTileVectors, false, Way::stream>(tile, Vec<T>::lanes);
   }

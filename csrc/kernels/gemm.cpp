@@ -21,6 +21,7 @@ constexpr std::int64_t kDepth = 1024;             // terms of a block of k at mo
 constexpr std::int64_t kRowBytes = 576ll << 10;   // A of a unit, which stays in L2
 constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
 constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
+constexpr std::int64_t kFewRows = 64;             // more of B is near for them
 constexpr std::int64_t kTallRows = 1152;          // B is then small beside A and C
 constexpr std::int64_t kSharedBytes = 2ll << 20;  // B that two threads have in L2
 constexpr std::int64_t kOwnBlocks = 8;            // of rows of C, that a thread's own panel serves
@@ -84,12 +85,20 @@ Plan plan_of(const GemmProblem& p) {
         p.m > 6 && (p.a.row_step != 1 ? p.n > 2 * plan.columns : far || (wide && p.k > stay));
   }
   if (p.packed_columns > 0) return plan;
-  // B: packed unless its rows are contiguous and it is small, or too few rows of A come by.
-  const std::int64_t near_bytes = p.m <= 48 ? 2 * kNearBytes : kNearBytes;
+  // B: packed unless its rows are contiguous and what a thread reads of it stays in its L2, the
+  // more of it the fewer tiles come by (32x784x400 106 us packed, 98 in place; 384^3 534 and 506),
+  // or too few do.
+  const std::int64_t sharers = p.batches > 1 ? 1 : plan.threads;
+  std::int64_t near_bytes = kNearBytes;
+  if (p.m <= kFewRows) {
+    near_bytes = (p.m <= 36 ? 2ll << 20 : 1ll << 20) * sharers;
+  } else if (sharers > 1 && p.m <= 384) {
+    near_bytes = (640ll << 10) * sharers;
+  }
   const bool tall = p.m > kTallRows && p.batches == 1;
-  const bool near =
-      depth_bytes * p.n <= near_bytes &&
-      (p.k <= kFewTerms || (!(tall && p.n > plan.columns) && p.b.row_step * item % 4096 != 0));
+  const bool near = depth_bytes * p.n <= near_bytes &&
+                    (p.k <= kFewTerms || p.m <= kFewRows ||
+                     (!(tall && p.n > plan.columns) && p.b.row_step * item % 4096 != 0));
   plan.pack_b = p.b.column_step != 1 || (p.m > 24 && !near);
   const std::int64_t units = p.batches * blocks_of(p.n, plan.columns);
   const bool many = units >= 4 * plan.threads;

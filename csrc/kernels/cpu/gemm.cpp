@@ -54,12 +54,12 @@ std::int64_t tile_rows_of_block(const GemmArgs& g, const T* a, Tile<T> tile, std
 
 constexpr std::int64_t kCopyTiles = 4;  // fewer have no time for the panel behind
 
-// Whether the first tile of a panel of B leaves it packed for the others: one of full size.
+// Whether the first tile of a panel of B leaves it packed for the others: a whole one.
 template <class T>
 inline bool packs_on_the_way(const GemmArgs& g, std::int64_t count, std::int64_t columns) {
   const std::int64_t tiles = (count + kTileRows - 1) / kTileRows;
   return g.p.b.column_step == 1 && columns == kTileColumns<T> && g.column_block == columns &&
-         tiles > 1 && (count + tiles - 1) / tiles == kTileRows;
+         tiles > 1 && (count + tiles - 1) / tiles >= kWholeRows;
 }
 
 // Packs a panel of B, whose first `rows` are there, or has the first of its tiles do it.
@@ -84,7 +84,8 @@ void pack_panel(const GemmArgs& g, std::int64_t count, std::int64_t columns, con
 template <class T>
 void copy_next_panel(const GemmArgs& g, GemmSlot* own, std::int64_t unit, T* to, Tile<T>* tile) {
   const GemmProblem& p = g.p;
-  const std::int64_t tiles = p.m / kTileRows, panels = p.batches * g.column_blocks;
+  const std::int64_t tiles = (p.m + kTileRows - 1) / kTileRows;
+  const std::int64_t panels = p.batches * g.column_blocks;
   if (p.b.column_step != 1 || g.k_total > 0 || tiles <= kCopyTiles ||
       g.column_block != kTileColumns<T>) {
     return;
