@@ -20,7 +20,7 @@ namespace {
 constexpr std::int64_t kDepth = 1024;             // terms of a block of k at most
 constexpr std::int64_t kRowBytes = 576ll << 10;   // A of a unit, which stays in L2
 constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
-constexpr std::int64_t kNearBytes = 256ll << 10;  // B this small is read from L2 where it lies
+constexpr std::int64_t kNearBytes = 640ll << 10;  // B this small is read from L2 where it lies
 constexpr std::int64_t kFewRows = 64;             // more of B is near for them
 constexpr std::int64_t kTallRows = 1152;          // B is then small beside A and C
 constexpr std::int64_t kSharedBytes = 2ll << 20;  // B that two threads have in L2
@@ -86,14 +86,14 @@ Plan plan_of(const GemmProblem& p) {
   }
   if (p.packed_columns > 0) return plan;
   // B: packed unless its rows are contiguous and what a thread reads of it stays in its L2, the
-  // more of it the fewer tiles come by (32x784x400 106 us packed, 98 in place; 384^3 534 and 506),
-  // or too few do.
+  // more of it the fewer tiles come by (32x784x400 99 us packed, 89 in place; 384^3 534 and 506;
+  // 1000x300x300 930 and 820), or too few do.
   const std::int64_t sharers = p.batches > 1 ? 1 : plan.threads;
   std::int64_t near_bytes = kNearBytes;
   if (p.m <= kFewRows) {
     near_bytes = (p.m <= 36 ? 2ll << 20 : 1ll << 20) * sharers;
   } else if (sharers > 1 && p.m <= 384) {
-    near_bytes = (640ll << 10) * sharers;
+    near_bytes = kNearBytes * sharers;
   }
   const bool tall = p.m > kTallRows && p.batches == 1;
   const bool near = depth_bytes * p.n <= near_bytes &&
