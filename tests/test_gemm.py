@@ -345,6 +345,16 @@ def test_batches_in_groups(dtype, rng):
     np.testing.assert_array_equal(gemm(a, b), np.matmul(a, b))
 
 
+@pytest.mark.parametrize("columns", [33, 130])
+def test_many_rows_of_batches_that_share_b(level, dtype, columns, rng):
+    """Images of pixels, channel by channel in memory: B is packed once for all of them."""
+    a, b = integers(rng, (3, 40, 403), dtype), integers(rng, (columns, 40), dtype)
+    expected = np.matmul(a.transpose(0, 2, 1), b.T)
+    np.testing.assert_array_equal(gemm(a, b, trans_a=True, trans_b=True), expected)
+    np.testing.assert_array_equal(gemm(a, b.T.copy(), trans_a=True), expected)
+    np.testing.assert_array_equal(gemm(a.transpose(0, 2, 1).copy(), b, trans_b=True), expected)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_strides(level, dtype, layout, rng):
     for m, n, k in ((1, 70, 40), (3, 5, 7), (33, 70, 20), (40, 200, 530), (7, 40, 900)):

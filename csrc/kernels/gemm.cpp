@@ -95,15 +95,17 @@ Plan plan_of(const GemmProblem& p) {
   } else if (sharers > 1 && p.m <= 384) {
     near_bytes = kNearBytes * sharers;
   }
-  const bool tall = p.m > kTallRows && p.batches == 1;
+  const bool one_b = p.batches == 1 || (p.b.batch_step == 0 && !p.b.offsets);
+  const bool tall = one_b && p.batches * p.m > kTallRows;
   const bool near = depth_bytes * p.n <= near_bytes &&
                     (p.k <= kFewTerms || p.m <= kFewRows ||
                      (!(tall && p.n > plan.columns) && p.b.row_step * item % 4096 != 0));
   plan.pack_b = p.b.column_step != 1 || (p.m > 24 && !near);
   const std::int64_t units = p.batches * blocks_of(p.n, plan.columns);
   const bool many = units >= 4 * plan.threads;
-  // Far more rows than columns: a block of A is read from memory once, then passes all panels,
-  // and units are many: 256 to 64 channels of 25,088 pixels, 74 to 91 % of the FMA ceiling.
+  // Far more rows than columns, of all batches that share B: a block of A is read from memory once,
+  // then passes all panels, and units are many: 256 to 64 channels of 25,088 pixels, 74 to 91 % of
+  // the FMA ceiling.
   if (plan.pack_b && tall && depth_bytes * p.n <= kSharedBytes) return plan;
   if (plan.pack_b && (p.m <= kOwnBlocks * plan.rows || (plan.threads > 1 && !many))) {
     plan.own_b = true;
@@ -213,7 +215,10 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, Blo
   args.stream = plan.stream;
   args.fetch = !args.stream && p.batches * p.m * p.n * item > (1 << 19);
   args.add_sums = at.number > 0;
-  args.ahead = p.m > kRowsAhead && p.a.column_step == 1 && p.a.row_step == p.k;
+  // Columns of A lie apart, where the machine sees nothing coming.
+  const bool columns = p.a.row_step == 1 && p.a.column_step != 1 && !plan.pack_a;
+  const bool rows = p.a.column_step == 1 && p.a.row_step == p.k;
+  args.ahead = p.m > kRowsAhead && (rows || columns);
   args.sums_step = k_total > 0 ? p.m : 0;
   cut(p, plan, args);
 

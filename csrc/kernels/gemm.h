@@ -78,7 +78,7 @@ struct GemmArgs {
   std::int64_t column_blocks = 0;  // units along n
   std::int64_t panel_step = 0;     // elements from one column block of B to the next
   bool fetch = false;              // C lies beyond L2
-  bool ahead = false;              // A is dense and long: its rows are fetched ahead
+  bool ahead = false;              // A has many rows, dense or as columns: fetched ahead
   bool stream = false;             // C is aligned, and larger than what stays in the caches
   bool add_sums = false;           // a_sums holds the sums of earlier blocks of k
   std::int64_t sums_step = 0;      // elements of a_sums from batch (slice of k) to batch

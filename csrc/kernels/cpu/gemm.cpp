@@ -27,9 +27,11 @@ std::int64_t tile_rows_of_block(const GemmArgs& g, const T* a, Tile<T> tile, std
     tile.ahead = nullptr;
     tile.ahead_step = 0;
     if (g.ahead && t + 1 < tiles) {
+      // Dense rows of the next tile a part for each term, or of columns the line of each.
       const std::int64_t next = (count - row - high + tiles - t - 2) / (tiles - t - 1);
+      const std::int64_t step = g.p.a.column_step == 1 ? next : g.p.a.column_step;
       tile.ahead = reinterpret_cast<const char*>(a + (row + high) * g.p.a.row_step);
-      tile.ahead_step = next * static_cast<std::int64_t>(sizeof(T));
+      tile.ahead_step = step * static_cast<std::int64_t>(sizeof(T));
     }
     const bool copies = copies_rows(tile, static_cast<int>(high), static_cast<int>(columns));
     run_tile(tile, static_cast<int>(high), static_cast<int>(columns));
