@@ -112,10 +112,6 @@ ConvColumns columns_of(DType dtype, std::int64_t columns, bool one_panel) {
 }
 namespace {
 
-// Pixels whose operands (source and result) share L2, rows of them when an image is larger; several
-// images when it is smaller. Enough slabs for every thread when there is enough work. Shapes alone
-// decide.
-constexpr std::int64_t kSlabBytes = 224 << 10;
 constexpr std::int64_t kSlabPixels = 1024;
 constexpr double kWorkOfAGrain = 1e6;
 constexpr double kWorkOfShares = 4e5;       // in all: worth another thread that is awake
@@ -170,14 +166,14 @@ ConvSlab place_slabs(const Source& source, const PassAxes& axes) {
 namespace {
 
 SlabCut cut_slabs(DType dtype, const ConvSlab& slab, std::int64_t out_channels, double pixel_work,
-                  std::int64_t splits, std::int64_t row_multiple) {
+                  std::int64_t splits, std::int64_t row_multiple, std::int64_t slab_bytes) {
   const std::int64_t item = bytes_of(dtype);
   const std::int64_t images = slab.n * slab.out_d;  // each plane of a volume is one
   const std::int64_t row_bytes =
       item * std::max(slab.out_w * out_channels,
                       slab.planes * slab.width * slab.pitch * std::min(slab.step_h, slab.span_h));
   const std::int64_t rows_that_fit = std::max<std::int64_t>(
-      1, std::min(kSlabBytes / std::max<std::int64_t>(row_bytes, 1), kSlabPixels / slab.out_w));
+      1, std::min(slab_bytes / std::max<std::int64_t>(row_bytes, 1), kSlabPixels / slab.out_w));
   SlabCut cut{1, slab.out_h, row_multiple};
   const double work = pixel_work * static_cast<double>(slab.out_h * slab.out_w * images);
   if (rows_that_fit >= 2 * slab.out_h && slab.out_d == 1) {
@@ -248,10 +244,11 @@ bool reads_in_place(const Source& source, const PassAxes& axes) {
 
 SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
                     std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
-                    std::int64_t splits, bool spread, std::int64_t row_multiple) {
+                    std::int64_t splits, bool spread, std::int64_t row_multiple,
+                    std::int64_t slab_bytes) {
   ConvSlab slab = place_slabs(source, axes);
   slab.pitch = copied_channels;
-  SlabCut cut = cut_slabs(dtype, slab, out_channels, pixel_work, splits, row_multiple);
+  SlabCut cut = cut_slabs(dtype, slab, out_channels, pixel_work, splits, row_multiple, slab_bytes);
   if (!slab.direct || spread) keep_within(slab, axes.rows, bytes_of(dtype), row_multiple, cut);
   return plan_slabs_of(dtype, source, axes, copied_channels, spread, cut);
 }

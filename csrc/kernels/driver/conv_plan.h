@@ -75,6 +75,10 @@ struct SlabPlan {
   ConvSlab slab;
   Table pixel;
 };
+// Pixels whose operands (source and result) share L2, rows of them when an image is larger; several
+// images when it is smaller. Enough slabs for every thread when there is enough work. Shapes alone
+// decide.
+constexpr std::int64_t kSlabBytes = 224 << 10;
 constexpr std::int64_t kSlabsWanted = 8;
 constexpr double kWorkWorthSplitting = 2e6;  // products and sums
 
@@ -95,7 +99,8 @@ SlabPlan plan_slabs_of(DType dtype, const Source& source, const PassAxes& axes,
 // bytes apart, which is one of few places in L1.
 SlabPlan plan_slabs(DType dtype, const Source& source, const PassAxes& axes,
                     std::int64_t copied_channels, std::int64_t out_channels, double pixel_work,
-                    std::int64_t splits, bool spread = false, std::int64_t row_multiple = 1);
+                    std::int64_t splits, bool spread = false, std::int64_t row_multiple = 1,
+                    std::int64_t slab_bytes = kSlabBytes);
 
 // Output positions [first, first + count) of an axis alone.
 AxisPlan piece_of(const AxisPlan& axis, std::int64_t first, std::int64_t count);
