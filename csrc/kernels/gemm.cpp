@@ -1,5 +1,4 @@
-// Plans a product: which loops, which blocks, what is packed, how it is split over threads. Sums
-// over k are cut by shape alone (kc, slices), so the bits do not depend on the number of threads.
+// Runs a product as gemm_plan.cpp plans it: which loops, how they are split over threads.
 //
 // Blocking: a panel of B is kc x 64 f32 (256 KB at kc = 1024) and stays in L2 while the row tiles
 // of A pass by. All of A and the panels of at most 8 MB of B are packed by one launch and read by
@@ -17,116 +16,14 @@ namespace hotloop {
 
 namespace {
 
-constexpr std::int64_t kDepth = 1024;             // terms of a block of k at most
-constexpr std::int64_t kRowBytes = 576ll << 10;   // A of a unit, which stays in L2
-constexpr std::int64_t kPanelBytes = 8ll << 20;   // packed B at a time
-constexpr std::int64_t kNearBytes = 640ll << 10;  // B this small is read from L2 where it lies
-constexpr std::int64_t kFewRows = 64;             // more of B is near for them
-constexpr std::int64_t kTallRows = 1152;          // B is then small beside A and C
-constexpr std::int64_t kSharedBytes = 2ll << 20;  // B that two threads have in L2
-constexpr std::int64_t kOwnBlocks = 8;            // of rows of C, that a thread's own panel serves
-constexpr std::int64_t kRowsAhead = 64;           // so many rows of A are fetched ahead
-constexpr std::int64_t kFirstRows = 48;           // their tiles pack a large B
-constexpr std::int64_t kFewTerms = 8;             // writing C takes longer than the sums
-
-// Columns of a tile at the level in force. The kernels take any width, so nothing breaks when
-// another thread forces another level meanwhile.
-std::int64_t tile_columns(DType dtype) {
-#if HOTLOOP_X86
-  const int vectors_bytes[kLevels] = {2 * 16, 2 * 32, 4 * 64, 4 * 64};
-  return vectors_bytes[static_cast<int>(level_in_force())] / bytes_of(dtype);
-#else
-  return 2 * 16 / bytes_of(dtype);
-#endif
-}
-
-struct Plan {
-  std::int64_t kc = 0, nc = 0, columns = 0;
-  std::int64_t rows = 0;                // of C in a unit, at most
-  bool pack_a = false, pack_b = false;  // by a launch of their own
-  bool own_b = false;                   // each unit packs its panel
-  bool stream = false;                  // C goes around the caches
-  int threads = 1;                      // with memory for that
-};
-
-Plan plan_of(const GemmProblem& p) {
-  Plan plan;
-  const std::int64_t item = bytes_of(p.dtype);
-  plan.threads = gemm_is_parallel(p) ? num_threads() : 1;
-  plan.columns = p.packed_columns > 0 ? p.packed_columns : tile_columns(p.dtype);
-  // Seven and eight rows are one tile of three vectors, or two of four, which read B twice: in
-  // f64 1.15 times as fast where B is larger than L2. Pairs of panels are counted, so that two
-  // threads have the same number; shapes alone decide.
-  const std::int64_t pair = 2 * plan.columns, less = pair / 4 * 3;
-  if (plan.columns * item == 256 && p.packed_columns == 0 && (p.m == 7 || p.m == 8) &&
-      p.n * p.k * item > kSharedBytes &&
-      20 * blocks_of(p.n, less) * less <= 21 * blocks_of(p.n, pair) * pair) {
-    plan.columns = less / 2;
-  }
-  const std::int64_t slices = std::max<std::int64_t>(blocks_of(p.k, kDepth), 1);
-  plan.kc = std::min(p.k, blocks_of(blocks_of(p.k, slices), 8) * 8);
-  const std::int64_t depth_bytes = std::max<std::int64_t>(plan.kc, 1) * item;
-  plan.nc = std::max<std::int64_t>(kPanelBytes / (depth_bytes * plan.columns), 1) * plan.columns;
-  plan.rows = std::clamp<std::int64_t>(kRowBytes / depth_bytes, 72, 1152) / 6 * 6;
-  if (p.k == 0) return plan;
-  plan.stream = gemm_streams(p) && plan.kc >= p.k;
-
-  // A: its rows are read where they lie, also those a power of two apart: a tile takes six lines of
-  // one place in L1, which has eight, and what another core has packed comes slowly from there. Its
-  // columns too (six neighbours of each), unless that takes a cache line from elsewhere for each k
-  // and more of them than stay for the next tiles (400x784x32 105 us packed, 98 in place).
-  if (p.a.column_step != 1) {
-    const std::int64_t a_step = std::abs(p.a.column_step) * item;
-    const bool far =
-        a_step % 4096 == 0 && p.n >= plan.columns;  // one place of the caches for all k
-    const bool wide = p.n > 4 * plan.columns && a_step >= 512;
-    const std::int64_t stay = a_step % 2048 == 0 ? 32 : 256;
-    plan.pack_a =
-        p.m > 6 && (p.a.row_step != 1 ? p.n > 2 * plan.columns : far || (wide && p.k > stay));
-  }
-  if (p.packed_columns > 0) return plan;
-  // B: packed unless its rows are contiguous and what a thread reads of it stays in its L2, the
-  // more of it the fewer tiles come by (32x784x400 99 us packed, 89 in place; 384^3 534 and 506;
-  // 1000x300x300 930 and 820), or too few do.
-  const std::int64_t sharers = p.batches > 1 ? 1 : plan.threads;
-  std::int64_t near_bytes = kNearBytes;
-  if (p.m <= kFewRows) {
-    near_bytes = (p.m <= 36 ? 2ll << 20 : 1ll << 20) * sharers;
-  } else if (sharers > 1 && p.m <= 384) {
-    near_bytes = kNearBytes * sharers;
-  }
-  const bool one_b = p.batches == 1 || (p.b.batch_step == 0 && !p.b.offsets);
-  const bool tall = one_b && p.batches * p.m > kTallRows;
-  const bool near = depth_bytes * p.n <= near_bytes &&
-                    (p.k <= kFewTerms || p.m <= kFewRows ||
-                     (!(tall && p.n > plan.columns) && p.b.row_step * item % 4096 != 0));
-  plan.pack_b = p.b.column_step != 1 || (p.m > 24 && !near);
-  const std::int64_t units = p.batches * blocks_of(p.n, plan.columns);
-  const bool many = units >= 4 * plan.threads;
-  // Far more rows than columns, of all batches that share B: a block of A is read from memory once,
-  // then passes all panels, and units are many: 256 to 64 channels of 25,088 pixels, 74 to 91 % of
-  // the FMA ceiling.
-  if (plan.pack_b && tall && depth_bytes * p.n <= kSharedBytes) return plan;
-  if (plan.pack_b && (p.m <= kOwnBlocks * plan.rows || (plan.threads > 1 && !many))) {
-    plan.own_b = true;
-    plan.pack_b = false;
-    // A single panel for few rows: halves of it, or two threads would pack the whole of it each.
-    // Not where the second has few columns, which may become dot products: the bits would depend
-    // on it.
-    const std::int64_t second = p.n - plan.columns / 2;
-    if (plan.threads > 1 && p.batches == 1 && p.m <= 64 && p.n <= plan.columns && second > 3 &&
-        second >= plan.columns / 4) {
-      plan.columns /= 2;
-    }
-  }
-  return plan;
-}
+constexpr std::int64_t kRowsAhead = 64;  // so many rows of A are fetched ahead
+constexpr std::int64_t kFirstRows = 48;  // their tiles pack a large B
 
 // Panels, and a little, so that the slots of two threads do not fall onto the same places.
-std::int64_t place_bytes(const Plan& plan, std::int64_t item) {
+std::int64_t place_bytes(const GemmPlan& plan, std::int64_t item) {
   return blocks_of(plan.kc * plan.columns * item, 64) * 64 + 256;
 }
-std::int64_t slot_bytes(const Plan& plan, std::int64_t item) {
+std::int64_t slot_bytes(const GemmPlan& plan, std::int64_t item) {
   return static_cast<std::int64_t>(sizeof(GemmSlot)) + 2 * place_bytes(plan, item);
 }
 
@@ -137,12 +34,12 @@ struct PackRoom {
 
 // Whether the tiles of the first rows pack the panels of B for the others: a launch of its own took
 // 1 to 2 % of 2048^3.
-bool first_rows_pack(const GemmArgs& args, const Plan& plan) {
+bool first_rows_pack(const GemmArgs& args, const GemmPlan& plan) {
   return plan.pack_b && args.p.batches == 1 && args.p.b.column_step == 1 && args.row_blocks > 1 &&
          args.column_blocks >= 4 * plan.threads && args.column_blocks % plan.threads == 0;
 }
 
-void run_first_rows(GemmArgs& args, const Plan& plan, void* panels) {
+void run_first_rows(GemmArgs& args, const GemmPlan& plan, void* panels) {
   GemmArgs first = args;
   first.p.m = first.row_block = kFirstRows;
   first.row_blocks = 1;
@@ -155,13 +52,13 @@ void run_first_rows(GemmArgs& args, const Plan& plan, void* panels) {
 }
 
 // Few panels, of which each thread packs those it needs.
-bool shares_panels(const GemmProblem& p, const Plan& plan) {
+bool shares_panels(const GemmProblem& p, const GemmPlan& plan) {
   return plan.own_b && plan.threads > 1 &&
          p.batches * blocks_of(p.n, plan.columns) < 4 * plan.threads;
 }
 
 // Blocks of rows: what a unit is.
-void cut(const GemmProblem& p, const Plan& plan, GemmArgs& args) {
+void cut(const GemmProblem& p, const GemmPlan& plan, GemmArgs& args) {
   const std::int64_t item = bytes_of(p.dtype);
   std::int64_t most = plan.rows;
   const std::int64_t least = plan.threads > 1 ? 4 * plan.threads : 1;
@@ -203,7 +100,7 @@ struct BlockOfK {
 };
 
 // One block of k, the columns [first, first + columns) of C.
-void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, BlockOfK at,
+void run_block(const GemmProblem& p, const GemmPlan& plan, std::int64_t k_total, BlockOfK at,
                PackRoom room) {
   const std::int64_t item = bytes_of(p.dtype);
   GemmArgs args;
@@ -272,7 +169,7 @@ void run_block(const GemmProblem& p, const Plan& plan, std::int64_t k_total, Blo
 }
 
 // All blocks of k and n of a group of batches that share the packed memory.
-void run_group(const GemmProblem& p, const Plan& plan, std::int64_t k_total, PackRoom room) {
+void run_group(const GemmProblem& p, const GemmPlan& plan, std::int64_t k_total, PackRoom room) {
   const std::int64_t most = p.packed_columns > 0 || plan.own_b ? p.n : plan.nc;
   for (std::int64_t column = 0; column < p.n; column += most) {
     GemmProblem part = p;
@@ -317,7 +214,7 @@ void gather_rows(GemmProblem& p, void* to) {
 }  // namespace
 
 void gemm_run_tiles(const GemmProblem& p, std::int64_t k_total) {
-  const Plan plan = plan_of(p);
+  const GemmPlan plan = gemm_plan(p);
   const std::int64_t item = bytes_of(p.dtype);
   const std::int64_t a_bytes = plan.pack_a ? p.m * (plan.kc + 16) * item : 0;
   const std::int64_t b_bytes =
@@ -366,10 +263,6 @@ void gemm_row_sums(const GemmProblem& p) {
          split_of(p, units, 16.0 * static_cast<double>(p.m) * static_cast<double>(p.k)));
 }
 
-std::int64_t gemm_packed_columns(DType dtype) {
-  return tile_columns(dtype);
-}
-
 std::int64_t gemm_packed_size(std::int64_t n, std::int64_t k, std::int64_t columns) {
   return blocks_of(n, columns) * columns * k;
 }
@@ -381,7 +274,7 @@ void gemm_pack_b(DType dtype, const GemmMatrix& b, std::int64_t n, std::int64_t 
   p.n = n;
   p.k = k;
   p.b = b;
-  for_blocks_of_k(p, plan_of(p).kc, [&](const GemmProblem& block) {
+  for_blocks_of_k(p, gemm_plan(p).kc, [&](const GemmProblem& block) {
     GemmPackArgs pack = pack_of(block);
     pack_b(block.b, to, columns, 1, pack);
     const double elements = static_cast<double>(n) * static_cast<double>(pack.k);

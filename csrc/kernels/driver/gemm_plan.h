@@ -14,6 +14,8 @@ constexpr double kGrainFlops = 5e5;                // about 4 microseconds
 constexpr double kShareFlops = 8e4;                // 0.7: worth another thread that is awake
 constexpr std::int64_t kDepthBytes = 4096;         // of a block of k at most: 1024 f32, 512 f64
 constexpr std::int64_t kLeast = 8;                 // terms of a block of k
+constexpr std::int64_t kPanelBytes = 8ll << 20;    // packed B at a time
+constexpr std::int64_t kFewTerms = 8;              // writing C takes longer than the sums
 constexpr std::int64_t kStreamBytes = 24ll << 20;  // of C, most of which leave the caches
 
 inline std::int64_t blocks_of(std::int64_t size, std::int64_t block) {
@@ -139,6 +141,17 @@ void for_blocks_of_k(const GemmProblem& p, std::int64_t most, Run run) {
     run(block);
   } while (at < p.k);
 }
+
+// How the tiles of a product are blocked and what is packed for them.
+struct GemmPlan {
+  std::int64_t kc = 0, nc = 0, columns = 0;
+  std::int64_t rows = 0;                // of C in a unit, at most
+  bool pack_a = false, pack_b = false;  // by a launch of their own
+  bool own_b = false;                   // each unit packs its panel
+  bool stream = false;                  // C goes around the caches
+  int threads = 1;                      // with memory for that
+};
+GemmPlan gemm_plan(const GemmProblem& problem);
 
 // Few rows or columns, B with its columns in memory: dot products (kernels/gemm_few.cpp).
 bool gemm_prefers_dots(const GemmProblem& problem);
